@@ -1,4 +1,4 @@
-"""Everything declarative is in setup.cfg; this only takes `model_index.yml`, which stands once at the top level, into the wheel."""
+"""All that is declarative is in setup.cfg; this takes `model_index.yml`, which stands once at the top level, into the wheel."""
 
 import shutil
 from pathlib import Path

@@ -155,9 +155,7 @@ class Recipe:
             elif value is not None:
                 raise ConfigError(f"{owner}: '{key}' belongs to slide mode, and the mode is 'whole'.")
         if self.mode == "slide" and any(s > c for s, c in zip(self.stride, self.crop)):
-            raise ConfigError(
-                f"{owner}: stride {self.stride} is larger than crop {self.crop}: pixels between windows would be lost."
-            )
+            raise ConfigError(f"{owner}: stride {self.stride} is larger than crop {self.crop}: pixels between windows would be lost.")
         for key in ("mean", "std"):
             value = getattr(self, key)
             good = isinstance(value, (list, tuple)) and len(value) > 0

@@ -1,7 +1,7 @@
 """The model index: `model_index.yml` read, validated and frozen. No torch, no network.
 
-The format is that of the `model-index` package (Collections; Models with Name, Metadata, Results, Config, Weights), with `Training Log`,
-`SHA256` (8 to 64 hex digits of the checkpoint file's SHA-256) and `Mirrors` (further homes of the same file) besides.
+The format is that of the `model-index` package (Collections; Models with Name, Metadata, Results, Config, Weights), with
+`Training Log`, `SHA256` (8 to 64 hex digits of the checkpoint file's SHA-256) and `Mirrors` (further homes of the file) besides.
 """
 
 from __future__ import annotations
@@ -309,9 +309,7 @@ def load(path: str | os.PathLike) -> Index:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise MissingFileError(
-            f"No model index at {path}. {ENVIRONMENT} and index.load(path) take the path of a YAML file."
-        ) from None
+        raise MissingFileError(f"No model index at {path}. {ENVIRONMENT} and index.load(path) take the path of a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise IndexFormatError(f"{path}: cannot be read as a model index: {error}.") from None
     try:

@@ -1,7 +1,8 @@
 """Label sets: class names, colours, and how the ids in a data set's files map to the ids that a model is trained on.
 
-Names and palettes are those of mmsegmentation 0.30 (`labels.json`), kept letter for letter; ids on disk are those of cityscapesScripts
-(`helpers/labels.py`), of the ADE20K scene parsing benchmark (0 is unlabelled, ids start at 1) and of the Pascal VOC development kit.
+Names and palettes are those of mmsegmentation 0.30 (`labels.json`), kept letter for letter; ids on disk are those of
+cityscapesScripts (`helpers/labels.py`), of the ADE20K scene parsing benchmark (0 is unlabelled, ids start at 1) and of the
+Pascal VOC development kit.
 """
 
 from __future__ import annotations

@@ -48,11 +48,11 @@ def adaptive_average_pool(x: Tensor, bins: int) -> Tensor:
     """
     rows = pooling_matrix(x.shape[-2], bins, x.device)
     columns = pooling_matrix(x.shape[-1], bins, x.device)
-    return (rows @ x.float() @ columns.T).to(x.dtype)
+    return (rows @ (x.float() @ columns.T)).to(x.dtype)  # in the other order torch.export cannot keep both sizes dynamic
 
 
 class PyramidPooling(nn.Module):
-    """Pyramid pooling (Zhao et al. 2017): the feature beside its averages over 1, 2, 3 and 6 bins per axis, and a 3x3 bottleneck."""
+    """Pyramid pooling (Zhao et al. 2017): the feature beside its averages over a few bins per axis, and a 3x3 bottleneck."""
 
     def __init__(self, in_channels: int, channels: int, scales: Sequence[int], align_corners: bool):
         super().__init__()

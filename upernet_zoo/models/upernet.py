@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,11 +18,24 @@ from .heads import AuxiliaryHead, UPerHead, resize
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss, as in the original training
 
 
+def require_labels_fit(config: UPerNetConfig, label_set: labels.LabelSet) -> None:
+    """Refuse a label set with another number of classes than the model's.
+
+    Raises:
+        ConfigError: names both numbers.
+    """
+    if len(label_set) != config.num_classes:
+        raise ConfigError(
+            f"Label set {label_set.name!r} has {len(label_set)} classes, and the model {config.num_classes}: "
+            "pass a label set of the model's own classes, or num_classes= as many as the label set has."
+        )
+
+
 class UPerNet(nn.Module):
     """UPerNet for semantic segmentation (Xiao et al. 2018, "Unified Perceptual Parsing for Scene Understanding").
 
-    Built on the meta device (`with torch.device("meta")`) nothing is initialised; elsewhere weights are initialised as in the original
-    training.
+    Built on the meta device (`with torch.device("meta")`) nothing is initialised; elsewhere weights are initialised as in the
+    original training.
 
     Args:
         config: the architecture.
@@ -42,11 +58,7 @@ class UPerNet(nn.Module):
         self.config = config
         self.recipe = recipe or Recipe(scale=(2048, 512))
         self.label_set = label_set or labels.generic(config.num_classes)
-        if len(self.label_set) != config.num_classes:
-            raise ConfigError(
-                f"Label set {self.label_set.name!r} has {len(self.label_set)} classes, and the model {config.num_classes}: "
-                "pass a label set of the model's own classes, or num_classes= as many as the label set has."
-            )
+        require_labels_fit(config, self.label_set)
         self.origin: dict[str, str] = {}
         self.backbone = ResNetV1c(config)
         self.decode_head = UPerHead(config)
@@ -62,8 +74,8 @@ class UPerNet(nn.Module):
     def loss(self, x: Tensor, target: Tensor) -> Tensor:
         """Cross entropy of the decode head plus 0.4 times that of the auxiliary head.
 
-        Each is averaged over the labelled pixels, as `torch.nn.functional.cross_entropy` does (the original training divided by all
-        pixels, ignored ones too); it is zero where no pixel is labelled.
+        Each is averaged over the labelled pixels, as `torch.nn.functional.cross_entropy` does (the original training divided by
+        all pixels, ignored ones too); it is zero where no pixel is labelled.
 
         Args:
             x: normalised pictures (N, in_channels, H, W).
@@ -90,6 +102,12 @@ class UPerNet(nn.Module):
             return F.cross_entropy(logits, target, ignore_index=self.label_set.ignore_index, reduction="sum") / labelled
 
         return cross_entropy(self.decode_head(features)) + AUXILIARY_WEIGHT * cross_entropy(self.auxiliary_head(features))
+
+    def save_pretrained(self, folder: str | os.PathLike) -> Path:
+        """Write `config.json` and `model.safetensors`; see `upernet_zoo.hub.save_pretrained`."""
+        from ..hub import save_pretrained  # the hub knows models; a model only offers the way there
+
+        return save_pretrained(self, folder)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -1,6 +1,6 @@
 """ResNet-V1c: a ResNet whose 7x7 stem is three 3x3 convolutions (He et al. 2019, "Bag of Tricks", model C).
 
-The stride of a bottleneck sits on its 3x3 convolution ("pytorch" style). Names of modules are those of torchvision and mmsegmentation.
+The stride of a bottleneck sits on its 3x3 convolution ("pytorch" style). Modules are named as in torchvision.
 """
 
 from __future__ import annotations

@@ -1,0 +1,174 @@
+"""Segmenter and Segmentation against mmsegmentation's label maps and softmax, and against the plain two resizes."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import FIXTURES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import upernet_zoo as uz
+from upernet_zoo import errors, resample
+from upernet_zoo.models import UPerNet
+from upernet_zoo.segmenter import windows
+
+RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    torch.manual_seed(0)
+    config = uz.UPerNetConfig(depth=18, num_classes=5, base_channels=4, stem_channels=4, channels=8, aux_channels=4)
+    model = UPerNet(config, uz.Recipe(scale=(128, 64)))
+    torch.nn.init.normal_(model.decode_head.classifier.weight)  # so that classes differ
+    return model
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return np.array(Image.open(FIXTURES / "photos" / "chelsea.png").convert("RGB"))[:100, :150]
+
+
+def test_label_maps_equal_mmsegmentation(fixture):
+    mode = fixture.expected["config"]["test_cfg"]["mode"]
+    segmentation = uz.Segmenter(uz.load_checkpoint(fixture.checkpoint))(fixture.photo)
+    expected = fixture.labels(mode)
+    assert segmentation.labels.dtype == np.uint8 and segmentation.labels.shape == expected.shape
+    assert (segmentation.labels == expected).mean() >= 0.9999
+
+
+def test_softmax_equals_mmsegmentation(fixture):
+    probes = fixture.arrays("probes.npz")
+    found = uz.Segmenter(uz.load_checkpoint(fixture.checkpoint)).probabilities(fixture.photo)
+    np.testing.assert_allclose(found[:, probes["rows"], probes["cols"]].T, probes["probs"], rtol=0, atol=1e-5)
+
+
+def test_multi_scale_and_flip_equal_mmsegmentation(fixture):
+    probes = fixture.arrays("probes.npz")
+    if "probs_ms_flip" not in probes:
+        assert fixture.name == "upernet_r50_512x1024_40k_cityscapes"  # the one fixture made without
+        return
+    segmenter = uz.Segmenter(uz.load_checkpoint(fixture.checkpoint), scales=RATIOS, flip=True, batch_size=2)
+    found = segmenter.probabilities(fixture.photo)
+    np.testing.assert_allclose(found[:, probes["rows"], probes["cols"]].T, probes["probs_ms_flip"], rtol=0, atol=1e-5)
+    expected = fixture.labels(f"{segmenter.recipe.mode}_ms_flip")
+    assert (segmenter(fixture.photo).labels == expected).mean() >= 0.9999
+
+
+@pytest.mark.parametrize("size, crop, stride", ((2049, 769, 513), (769, 769, 513), (770, 769, 513), (100, 769, 513), (1538, 769, 513)))
+def test_windows_cover_and_stay_inside(size, crop, stride):
+    found = windows(size, crop, stride)
+    covered = np.zeros(size, int)
+    for window in found:
+        assert window.stop - window.start == min(crop, size)
+        covered[window] += 1
+    assert covered.min() >= 1
+    assert len(found) == max(-(-(size - crop) // stride), 0) + 1
+
+
+def test_slide_mode_is_the_average_of_windows(tiny, photo):
+    segmenter = uz.Segmenter(tiny, mode="slide", crop=(48, 48), stride=(32, 40), batch_size=3)
+    x = uz.preprocess.prepare(photo, tiny.recipe)
+    height, width = x.shape[2:]
+    total, count = torch.zeros(5, height, width), torch.zeros(height, width)
+    with torch.inference_mode():
+        for r in windows(height, 48, 32):
+            for c in windows(width, 48, 40):
+                total[:, r, c] += tiny(x[:, :, r, c])[0]
+                count[r, c] += 1
+    expected = F.interpolate((total / count)[None], photo.shape[:2], mode="bilinear", align_corners=False).softmax(1)[0]
+    torch.testing.assert_close(segmenter.probabilities(photo), expected, rtol=0, atol=1e-5)
+
+
+@given(
+    classes=st.integers(1, 40),
+    small=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    via=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    align_corners=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=100)
+def test_labels_equal_two_resizes_and_argmax(classes, small, via, size, align_corners, seed):
+    logits = torch.randn(classes, *small, generator=torch.Generator().manual_seed(seed))
+    once = F.interpolate(logits[None], via, mode="bilinear", align_corners=align_corners)
+    full = F.interpolate(once, size, mode="bilinear", align_corners=align_corners)[0]
+    found = resample.labels(resample.View(logits, via, align_corners), size)
+    chosen = full.gather(0, found[None].long())[0]
+    assert (full.max(0).values - chosen).max() <= 1e-5  # the winner, or one that is as good
+
+
+def test_what_can_go_in_gives_the_same(tiny, photo, tmp_path):
+    segmenter = uz.Segmenter(tiny)
+    expected = segmenter(photo).labels
+    assert expected.shape == photo.shape[:2] and len(np.unique(expected)) > 1
+    path = tmp_path / "photo.png"
+    Image.fromarray(photo).save(path)
+    for image in (path, str(path), Image.fromarray(photo), torch.from_numpy(photo).permute(2, 0, 1), np.dstack([photo, photo[..., 0]])):
+        np.testing.assert_array_equal(segmenter(image).labels, expected)
+
+
+def test_map_keeps_the_order_and_stops_at_a_bad_picture(tiny, photo, tmp_path):
+    segmenter = uz.Segmenter(tiny)
+    pictures = [photo, photo[:50], photo[:, :40]]
+    assert [s.labels.shape for s in segmenter.map(pictures)] == [p.shape[:2] for p in pictures]
+    assert list(segmenter.map([])) == []
+    found = segmenter.map([photo, tmp_path / "missing.png", photo])
+    assert next(found).labels.shape == photo.shape[:2]
+    with pytest.raises(FileNotFoundError, match="missing.png"):
+        next(found)
+
+
+@pytest.mark.parametrize("size", ((1, 1), (1, 300), (300, 1), (33, 33), (500, 20)))
+def test_pictures_of_odd_shapes(tiny, size):
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    assert uz.Segmenter(tiny)(picture).labels.shape == size
+
+
+def test_result_areas_overlay_and_png(tiny, photo, tmp_path):
+    segmentation = uz.Segmenter(tiny)(photo)
+    areas = segmentation.areas()
+    assert sum(areas.values()) == pytest.approx(1)
+    assert list(areas.values()) == sorted(areas.values(), reverse=True)
+    assert areas == {f"class {i}": pytest.approx((segmentation.labels == i).mean()) for i in np.unique(segmentation.labels)}
+    path = segmentation.save(tmp_path / "new" / "labels.png")
+    with Image.open(path) as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.array(image), segmentation.labels)
+        assert image.getpalette()[:15] == [v for c in segmentation.palette for v in c]
+    plain = np.array(segmentation.overlay(0.25, legend=False)).astype(float)
+    expected = 0.75 * photo + 0.25 * np.array(segmentation.palette)[segmentation.labels]
+    assert np.abs(plain - expected).max() <= 0.51
+    assert segmentation.overlay().height > photo.shape[0]
+    with pytest.raises(ValueError, match="saved as .png"):
+        segmentation.save(tmp_path / "labels.jpg")
+    with pytest.raises(ValueError, match="opacity"):
+        segmentation.overlay(2)
+
+
+def test_more_than_255_classes_are_int16(photo, tmp_path):
+    config = uz.UPerNetConfig(depth=18, num_classes=300, base_channels=4, stem_channels=4, channels=8, aux_channels=4)
+    segmentation = uz.Segmenter(UPerNet(config, uz.Recipe(scale=(128, 64))))(photo)
+    assert segmentation.labels.dtype == np.int16
+    with Image.open(segmentation.save(tmp_path / "labels.png")) as image:
+        np.testing.assert_array_equal(np.array(image), segmentation.labels)
+
+
+def test_arguments_are_checked(tiny):
+    for keywords, message in (
+        ({"mode": "tiles"}, "'whole' or 'slide'"),
+        ({"crop": (3, 3)}, "belong to slide mode"),
+        ({"mode": "slide"}, "needs 'crop'"),
+        ({"scales": ()}, "scales must be"),
+        ({"scales": (0,)}, "scales must be"),
+        ({"scales": "big"}, "scales must be"),
+        ({"batch_size": 0}, "batch_size must be"),
+    ):
+        with pytest.raises(errors.ArgumentError, match=message):
+            uz.Segmenter(tiny, **keywords)
+    with pytest.raises(errors.ArgumentError, match="expected a UPerNet"):
+        uz.Segmenter(3)
+    with pytest.raises(errors.ModelNotFoundError):
+        uz.Segmenter("no_such_model")

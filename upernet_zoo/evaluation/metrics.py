@@ -1,0 +1,130 @@
+"""mIoU, mAcc and aAcc from one confusion matrix, as mmsegmentation 0.30 (`core/evaluation/metrics.py`) computes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..errors import ArgumentError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class MetricsResult:
+    """What was measured, as fractions from 0 to 1; NaN where there is nothing to divide by.
+
+    Args:
+        mIoU: mean of `IoU` over the classes that have one.
+        mAcc: mean of `Acc` over the classes that have one.
+        aAcc: labelled pixels that were predicted rightly.
+        IoU: for each class, intersection over union; NaN if the class was neither labelled nor predicted.
+        Acc: for each class, share of its labelled pixels that were predicted rightly; NaN if none was labelled.
+    """
+
+    mIoU: float
+    mAcc: float
+    aAcc: float
+    IoU: tuple[float, ...]
+    Acc: tuple[float, ...]
+
+
+class SegmentationMetrics:
+    """Counts pixels of predictions and labels, over any number of pictures.
+
+    `confusion` is the whole state: a (num_classes, num_classes) int64 tensor, rows by label and columns by prediction, on the
+    device of the latest prediction. To join processes or to go on after an interruption, add tensors of that kind to it.
+
+    Args:
+        num_classes: number of classes; ids are 0..num_classes - 1.
+        ignore_index: id of the labels that are not counted.
+
+    Raises:
+        ArgumentError: `num_classes` is not a whole number above zero.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255):
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+            raise ArgumentError(f"SegmentationMetrics: num_classes must be a whole number above zero, found {num_classes!r}.")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+
+    def update(self, prediction: torch.Tensor | np.ndarray, target: torch.Tensor | np.ndarray) -> None:
+        """Count the pixels of one picture or of a batch.
+
+        Args:
+            prediction: predicted train ids, of any shape and any integer dtype.
+            target: train ids of the labels, of the same shape; pixels of `ignore_index` are not counted.
+
+        Raises:
+            ArgumentError: shapes that differ, values that are not whole numbers, or ids out of range. Nothing was counted then.
+        """
+        prediction, target = self._integers("prediction", prediction), self._integers("target", target)
+        if prediction.shape != target.shape:
+            raise ArgumentError(
+                f"SegmentationMetrics: prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}; "
+                "they must be equal. Bring the prediction to the size of the labels."
+            )
+        if prediction.numel() == 0:
+            return
+        target = target.to(prediction.device)
+        ignored = target == self.ignore_index
+        self._check_range("prediction", prediction, None)
+        self._check_range("target", target, ignored)
+        count = self.num_classes
+        cells = (target * count + prediction).masked_fill_(ignored, count * count)  # ignored pixels go to a cell of their own
+        cells = torch.bincount(cells.flatten(), minlength=count * count + 1)[:-1]
+        self.confusion = self.confusion.to(cells.device) + cells.view(count, count)
+
+    def merge(self, other: SegmentationMetrics) -> None:
+        """Add what another one counted.
+
+        Raises:
+            ArgumentError: it counts other classes.
+        """
+        if (other.num_classes, other.ignore_index) != (self.num_classes, self.ignore_index):
+            raise ArgumentError(
+                f"SegmentationMetrics: cannot merge {other.num_classes} classes (ignore_index {other.ignore_index}) into "
+                f"{self.num_classes} classes (ignore_index {self.ignore_index})."
+            )
+        self.confusion = self.confusion + other.confusion.to(self.confusion.device)
+
+    def result(self) -> MetricsResult:
+        """The metrics over all that was counted, in float64."""
+        confusion = self.confusion.cpu()
+        right, labelled, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+        iou = right.double() / (labelled + predicted - right)  # 0 / 0 is NaN, as in the original
+        acc = right.double() / labelled
+        return MetricsResult(
+            mIoU=iou.nanmean().item(),
+            mAcc=acc.nanmean().item(),
+            aAcc=(right.sum().double() / labelled.sum()).item(),
+            IoU=tuple(iou.tolist()),
+            Acc=tuple(acc.tolist()),
+        )
+
+    def _integers(self, name: str, ids: torch.Tensor | np.ndarray) -> torch.Tensor:
+        try:
+            ids = torch.as_tensor(ids)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ArgumentError(f"SegmentationMetrics: {name} must be an array of train ids: {error}.") from None
+        if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
+            raise ArgumentError(f"SegmentationMetrics: {name} must hold whole numbers (train ids), found dtype {ids.dtype}.")
+        return ids.long()
+
+    def _check_range(self, name: str, ids: torch.Tensor, ignored: torch.Tensor | None) -> None:
+        wrong = (ids < 0) | (ids >= self.num_classes)
+        if ignored is not None:
+            wrong &= ~ignored
+        if wrong.any():
+            unknown = ids[wrong].unique().tolist()
+            shown = ", ".join(map(str, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
+            but = f" or {self.ignore_index}" if ignored is not None else ""
+            raise ArgumentError(
+                f"SegmentationMetrics: {name} holds ids {shown}; they must be from 0 to {self.num_classes - 1}{but}. "
+                "Bring ids of a data set's files to train ids with LabelSet.to_train_ids."
+            )

@@ -1,0 +1,248 @@
+"""From a reference to a ready model: an index name, a saved folder, or a checkpoint file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from . import checkpoint as checkpoints
+from . import hub, index, sources
+from . import labels as label_sets
+from .checkpoint import Description
+from .errors import ArgumentError, MissingFileError, ModelNotFoundError, UnknownKeywordError
+from .models import UPerNet
+from .models.upernet import require_labels_fit
+
+HUB_PREFIX = "hf-hub:"
+FOLDER_PREFIX = "local-dir:"
+# the form of a published file's name: a time stamp, and the first 8 hex digits of the file's SHA-256
+_PUBLISHED_NAME = re.compile(r"_\d{8}_\d{6}-([0-9a-f]{8})\.pth$")
+
+
+def create_model(
+    ref: str,
+    pretrained: bool = True,
+    *,
+    num_classes: int | None = None,
+    labels: label_sets.LabelSet | str | Sequence[str] | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    sha256: str | None = None,
+    mirrors: Sequence[str] = (),
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+    progress: bool = True,
+    **unknown,
+) -> UPerNet:
+    """A UPerNet in eval mode.
+
+    The checkpoint file of an index name is looked for in this order: `checkpoint`, the project's cache, torch's hub directory, the
+    mirrors, the network. It is verified before use and converted once to safetensors in the cache; from then on that is mapped into
+    memory and nothing else is read.
+
+    Args:
+        ref: a name of the index (`list_models()`), or "local-dir:" and a folder written by `save_pretrained`.
+        pretrained: False gives freshly initialised weights, and reads and downloads no checkpoint.
+        num_classes: replaces exactly the two classifiers (`decode_head.classifier`, `auxiliary_head.classifier`) by new, untrained
+            ones, and warns that it did.
+        labels: a `LabelSet`, the name of a known one, or a list of class names. As many as the model has classes: they are
+            renamed; another number: as with `num_classes`.
+        checkpoint: a checkpoint file to use for an index name; its digest must be the index's, or `sha256`.
+        sha256: the digest (8 to 64 hex digits) that the checkpoint file must have, in place of the index's.
+        mirrors: further places to look for the file: URLs or folders.
+        device: moves the model there.
+        dtype: float32 (as published), float16 or bfloat16.
+        cache_dir: in place of `UPERNET_ZOO_CACHE` and `~/.cache/upernet_zoo`.
+        local_files_only: use no network.
+        progress: show a progress bar while downloading.
+
+    Raises:
+        ModelNotFoundError: no such name; the message has the nearest ones.
+        UnknownKeywordError: a keyword that does not exist (also a TypeError).
+        ArgumentError: arguments that do not fit together.
+        MissingFileError, IntegrityError, DownloadError, OfflineError, CacheError, CheckpointError: no good checkpoint was found.
+    """
+    _refuse_unknown(create_model, unknown)
+    label_set = _as_label_set(labels)
+    if not isinstance(ref, str):
+        raise ArgumentError(f"create_model: expected a name such as 'upernet_r50_512x512_160k_ade20k', found {ref!r}.")
+    is_name = not ref.startswith((HUB_PREFIX, FOLDER_PREFIX))
+    if not is_name and (checkpoint is not None or sha256 is not None or mirrors):
+        raise ArgumentError(f"create_model: checkpoint=, sha256= and mirrors= go with a name of the index, not with {ref!r}.")
+    if is_name:
+        entry = _entry(ref)
+        description = Description(entry.config, entry.recipe, entry.label_set)
+        if pretrained:
+            model = load_entry(
+                entry,
+                checkpoint=checkpoint,
+                sha256=sha256,
+                mirrors=mirrors,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                progress=progress,
+            )
+    elif ref.startswith(FOLDER_PREFIX):
+        description = hub.read_description(ref[len(FOLDER_PREFIX) :])
+        if pretrained:
+            model = hub.load_folder(ref[len(FOLDER_PREFIX) :])
+    else:
+        raise ArgumentError(f"{ref}: loading from the Hugging Face Hub comes with the next version. Use a name of the index.")
+    config = description.config
+    if num_classes is None and label_set is not None and len(label_set) != config.num_classes:
+        num_classes = len(label_set)
+    if num_classes is not None:
+        config = dataclasses.replace(config, num_classes=num_classes)
+        label_set = label_set or label_sets.generic(num_classes)
+        require_labels_fit(config, label_set)
+    if not pretrained:
+        model = UPerNet(config, description.recipe, label_set or description.label_set).eval()
+    elif num_classes is not None:
+        _replace_classifiers(model, num_classes, label_set, ref)
+    elif label_set is not None:
+        model.label_set = label_set
+    return model.to(device=device, dtype=dtype)
+
+
+def load_checkpoint(
+    path: str | os.PathLike,
+    *,
+    sha256: str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> UPerNet:
+    """A UPerNet in eval mode from any checkpoint file of one, its architecture inferred from the file.
+
+    Depth, widths and class count come from the tensors; `align_corners`, test mode, scale and class names from the file's `meta`
+    where it has them. What the file does not say is assumed, with a warning that lists it.
+
+    Args:
+        path: `.pth` in either format of `torch.save`, or `.safetensors`; published or native tensor names.
+        sha256: the digest (8 to 64 hex digits) that the file must have. A file with a published name
+            (`..._20200614_144127-ecc8377b.pth`) must have the digest in its name if none is given.
+        device: moves the model there.
+        dtype: float32, float16 or bfloat16.
+
+    Raises:
+        MissingFileError: no such file.
+        IntegrityError: another digest.
+        UnsafeCheckpointError: something executable is in it; nothing of it was run.
+        CheckpointError: it cannot be read, or holds something other than a UPerNet with a ResNet-V1c backbone.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise MissingFileError(f"No checkpoint file at {path}. Check the path.")
+    published = _PUBLISHED_NAME.search(path.name)
+    digest = sha256 or (published and published[1])
+    origin = {"file": path.name}
+    if digest:
+        origin["sha256"] = sources.verify_file(path, digest, what=path.name)
+    content = checkpoints.read(path)
+    checkpoints.check_finite(content.state_dict, str(path))
+    model = checkpoints.build(checkpoints.describe(content, origin), content.state_dict, str(path))
+    return model.to(device=device, dtype=dtype)
+
+
+def _refuse_unknown(function, unknown: dict) -> None:
+    if not unknown:
+        return
+    known = [n for n, p in inspect.signature(function).parameters.items() if p.kind != p.VAR_KEYWORD]
+    name = next(iter(unknown))
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"It takes {', '.join(known)}."
+    raise UnknownKeywordError(f"{function.__name__} has no argument {name!r}. {hint}")
+
+
+def _as_label_set(labels: label_sets.LabelSet | str | Sequence[str] | None) -> label_sets.LabelSet | None:
+    if labels is None or isinstance(labels, label_sets.LabelSet):
+        return labels
+    if isinstance(labels, str):
+        return label_sets.get(labels)
+    return label_sets.LabelSet(name="custom", classes=tuple(labels))
+
+
+def _entry(name: str) -> index.ModelEntry:
+    try:
+        return index.model_info(name)
+    except ModelNotFoundError as error:
+        if Path(name).expanduser().is_file():
+            raise ModelNotFoundError(f"{name!r} is a file, not a name of the index: use load_checkpoint({name!r}).") from None
+        if Path(name).expanduser().is_dir():
+            raise ModelNotFoundError(f"{name!r} is a folder: use create_model('{FOLDER_PREFIX}{name}').") from None
+        raise error
+
+
+def load_entry(
+    entry: index.ModelEntry,
+    *,
+    checkpoint: str | os.PathLike | None = None,
+    sha256: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    **options,
+) -> UPerNet:
+    """The pretrained model of an entry: mapped from the converted cache, or found, verified and converted first.
+
+    Args:
+        entry: of any index.
+        checkpoint, sha256, cache_dir: as for `create_model`.
+        options: `mirrors`, `local_files_only` and `progress`, as for `create_model`.
+
+    Raises:
+        UPerNetZooError: as `create_model`.
+    """
+    wanted = (sha256 or entry.sha256).lower()
+    target = sources.cache_root(cache_dir) / "converted" / f"{entry.name}-{wanted[:8]}.safetensors"
+    model = _converted(entry, target, wanted) if checkpoint is None else None
+    if model is not None:
+        return model
+    found = sources.fetch(entry, checkpoint=checkpoint, sha256=sha256, cache_dir=cache_dir, **options)
+    with sources.lock(target, cache_dir=cache_dir):  # many processes: one converts, the others find it done
+        model = _converted(entry, target, found.sha256)
+        if model is None:
+            _convert(entry, found, target)
+            model = _converted(entry, target, found.sha256)
+    return model
+
+
+def _converted(entry: index.ModelEntry, target: Path, sha256: str) -> UPerNet | None:
+    """The entry's model from a converted file of a checkpoint with that digest; None if there is no such file, or it was changed."""
+    if sources.trusted(target) is None:
+        return None
+    tensors, description = checkpoints.read_safetensors(target)
+    if description is None or not description.origin.get("sha256", "").startswith(sha256):
+        return None
+    return checkpoints.build(Description(entry.config, entry.recipe, entry.label_set, description.origin), tensors, str(target))
+
+
+def _convert(entry: index.ModelEntry, found: sources.Found, target: Path) -> None:
+    content = checkpoints.read(found.path)
+    with torch.device("meta"):
+        checkpoints.check_keys(content.state_dict, UPerNet(entry.config), f"{entry.name}: {found.path}")
+    checkpoints.check_finite(content.state_dict, f"{entry.name}: {found.path}")
+    origin = {"model": entry.name, "file": entry.file_name, "sha256": found.sha256, "url": entry.weights}
+    description = Description(entry.config, entry.recipe, entry.label_set, origin)
+    sources.write_atomically(target, lambda path: checkpoints.write_safetensors(path, description, content.state_dict))
+    sources.write_receipt(target, sources.file_digest(target)[0], str(found.path))
+
+
+def _replace_classifiers(model: UPerNet, num_classes: int, label_set: label_sets.LabelSet, ref: str) -> None:
+    model.config = dataclasses.replace(model.config, num_classes=num_classes)
+    model.label_set = label_set
+    for head in (model.decode_head, model.auxiliary_head):
+        head.classifier = nn.Conv2d(head.classifier.in_channels, num_classes, 1)
+        model.reset_classifier(head.classifier)
+    warnings.warn(
+        f"{ref}: decode_head.classifier and auxiliary_head.classifier are new and untrained, for {num_classes} classes; "
+        "all other weights are the pretrained ones.",
+        stacklevel=3,
+    )
