@@ -1,0 +1,57 @@
+"""What several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from ..errors import ArgumentError
+
+
+class Commands:
+    """Adds sub-commands to a parser."""
+
+    def __init__(self, parser: argparse.ArgumentParser):
+        self._parsers = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    def add(self, name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        """A parser for `upernet-zoo name`, which calls `run` and exits with what it returns."""
+        parser = self._parsers.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        parser.set_defaults(run=run)
+        return parser
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The arguments that `load_model` reads."""
+    parser.add_argument("model", help="a name (upernet-zoo list), local-dir:FOLDER, or a checkpoint file")
+    parser.add_argument("--checkpoint", metavar="FILE", help="a checkpoint file on disk for a model of the list")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda if there is one)")
+
+
+def add_views(parser: argparse.ArgumentParser) -> None:
+    """How the network is run over a picture: arguments that `Segmenter` takes."""
+    parser.add_argument("--mode", choices=("whole", "slide"), help="in place of the model's recipe")
+    parser.add_argument("--scales", type=_scales, default=(1.0,), help="ratios such as 0.5,0.75,1,1.25,1.5,1.75, averaged")
+    parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
+    parser.add_argument("--batch-size", type=int, default=1, help="windows and views at once")
+    parser.add_argument("--amp", action="store_true", help="half precision")
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def load_model(args: argparse.Namespace):
+    """The model of --device, --checkpoint and a reference that may also be a checkpoint file's path."""
+    import torch
+
+    from ..factory import create_model, load_checkpoint
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ArgumentError(f"--device {device}: not usable here ({str(error).splitlines()[0]}). Try --device cpu.") from None
+    if args.model.endswith((".pth", ".pt", ".safetensors")) and args.checkpoint is None:
+        return load_checkpoint(args.model, device=device)
+    return create_model(args.model, checkpoint=args.checkpoint, device=device)
