@@ -74,7 +74,7 @@ def test_resize_takes_views_and_gives_memory_of_its_own():
 
 
 def test_resize_is_fast():
-    """Under 100 ms for an output of 2048x1024 (16 to 61 ms were measured on two cores; the fastest of ten, as machines are shared)."""
+    """Under 100 ms for an output of 2048x1024 (14 to 46 ms were measured; the fastest of ten, as machines are shared)."""
     for source in ((683, 1024, 3), (1500, 3000, 3)):
         image = noise(source)
         seconds = []
@@ -296,6 +296,7 @@ def test_files_that_are_no_picture(tmp_path):
         load_image("nul\0.png")
 
 
+@pytest.mark.filterwarnings("ignore:Tag data larger than file")
 @pytest.mark.parametrize("name", ["cut.png", "cut.jpg", "cut.bmp", "cut.gif", "cut.tif", "cut.webp"])
 def test_a_picture_that_is_cut_off_is_never_half_a_picture(tmp_path, name):
     path = tmp_path / name

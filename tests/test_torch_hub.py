@@ -89,7 +89,9 @@ segmentation.overlay().save("overlay.png")
 """
     printed = run(code, project, clone)
     config = one.expected["config"]
-    assert printed.split("\n")[-2] == f"{config['depth']} {one.labels(config['test_cfg']['mode']).shape} (1, {config['num_classes']}, 64, 64)"
+    assert (
+        printed.split("\n")[-2] == f"{config['depth']} {one.labels(config['test_cfg']['mode']).shape} (1, {config['num_classes']}, 64, 64)"
+    )
     assert (project / "overlay.png").stat().st_size > 0
 
 

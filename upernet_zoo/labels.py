@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # label id of each Cityscapes train id, 0 to 18
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+_MAX_ID = 65535  # what a 16-bit label file holds
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class LabelSet:
         palette: an RGB colour (0..255) for each train id; by default the Pascal VOC colour map.
         dataset_ids: the id that files of the data set use for each train id; by default the train id itself.
         void_ids: further ids that files may hold and that are no class: they become `ignore_index`.
-        void_id: what `to_dataset_ids` writes where there is no class.
-        ignore_index: train id of pixels without a label.
+        void_id: what `to_dataset_ids` writes where there is no class; one of the void ids. 65535 where 255 is a class.
+        ignore_index: train id of pixels without a label; 65535 where 255 is a class.
         title: the name as people write it.
 
     Raises:
@@ -61,22 +63,28 @@ class LabelSet:
         if count > 1 << 15:
             raise ConfigError(f"{owner}: {count} classes; at most {1 << 15} can be told apart in a label map.")
         try:
-            palette = tuple(tuple(int(v) for v in colour) for colour in self.palette) or voc_colours(count)
-            ids = tuple(int(i) for i in self.dataset_ids) or tuple(range(count))
-            void_ids = tuple(int(i) for i in self.void_ids)
-        except (TypeError, ValueError):
+            palette = tuple(tuple(map(operator.index, colour)) for colour in self.palette) or voc_colours(count)
+            ids = tuple(map(operator.index, self.dataset_ids)) or tuple(range(count))
+            void_ids = tuple(map(operator.index, self.void_ids))
+        except TypeError:
             raise ConfigError(f"{owner}: palette, dataset_ids and void_ids must be lists of whole numbers.") from None
         if len(palette) != count or any(len(c) != 3 or min(c) < 0 or max(c) > 255 for c in palette):
             raise ConfigError(f"{owner}: the palette must be {count} colours of three numbers from 0 to 255, one for each class.")
-        if len(ids) != count or len(set(ids)) != count or min(ids) < 0 or max(ids) > 65535:
-            raise ConfigError(f"{owner}: dataset_ids must be {count} different ids from 0 to 65535, one for each class.")
-        for key, value in (("ignore_index", self.ignore_index), ("void_id", self.void_id)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise ConfigError(f"{owner}: {key} must be a whole number, found {value!r}.")
-        if 0 <= self.ignore_index < count:  # more than 255 classes need an id that is no class
-            object.__setattr__(self, "ignore_index", 65535)
-            object.__setattr__(self, "void_id", 65535)
-            void_ids = (65535,)
+        if len(ids) != count or len(set(ids)) != count or min(ids) < 0 or max(ids) > _MAX_ID:
+            raise ConfigError(f"{owner}: dataset_ids must be {count} different ids from 0 to {_MAX_ID}, one for each class.")
+        if any(not 0 <= i <= _MAX_ID for i in void_ids):
+            raise ConfigError(f"{owner}: void_ids must be ids from 0 to {_MAX_ID}.")
+        for key, taken in (("ignore_index", range(count)), ("void_id", ids)):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_ID:
+                raise ConfigError(f"{owner}: {key} must be a whole number from 0 to {_MAX_ID}, found {value!r}.")
+            if value == 255 and value in taken:  # the default, and there are more than 255 classes or masks of 0 and 255
+                value = _MAX_ID
+            if value in taken:
+                raise ConfigError(f"{owner}: {key} {value} is the id of a class. Give one that is none.")
+            object.__setattr__(self, key, value)
+        if self.void_id not in void_ids:
+            void_ids += (self.void_id,)
         object.__setattr__(self, "classes", tuple(self.classes))
         object.__setattr__(self, "palette", palette)
         object.__setattr__(self, "dataset_ids", ids)
@@ -95,7 +103,7 @@ class LabelSet:
         import numpy as np
 
         ids = np.asarray(ids)
-        table = np.full(65536, -1, np.int64)
+        table = np.full(_MAX_ID + 1, -1, np.int64)
         table[list(self.void_ids)] = self.ignore_index
         table[list(self.dataset_ids)] = np.arange(len(self))
         return self._look_up(table, ids, "label ids")
@@ -108,7 +116,7 @@ class LabelSet:
         """
         import numpy as np
 
-        table = np.full(65536, -1, np.int64)
+        table = np.full(_MAX_ID + 1, -1, np.int64)
         table[self.ignore_index] = self.void_id
         table[: len(self)] = self.dataset_ids
         return self._look_up(table, np.asarray(train_ids), "train ids")

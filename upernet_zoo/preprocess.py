@@ -15,8 +15,8 @@ from .errors import ArgumentError, ImageError, MissingFileError
 if TYPE_CHECKING:
     from .config import Recipe
 
-# Output values per block of rows of `resize_uint8`: its int32 temporaries stay in a 1 MB cache. 2**16 to 2**18 measured best.
-_BLOCK = 1 << 15
+# Values per block of rows of `resize_uint8`, so that its temporaries stay in the cache; of 2**14 to 2**17 this measured best.
+_BLOCK = 1 << 16
 
 
 def load_image(source: str | os.PathLike | Image.Image | np.ndarray | torch.Tensor) -> np.ndarray:
@@ -202,26 +202,27 @@ def resize_uint8(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     values = width * channels
     out = np.empty((height, values), np.uint8)
     step = max(1, min(height, _BLOCK // values))
+    # memory for one block, used again for each: to allocate it takes longer than to fill it
     taken = np.empty((2 * step, values), np.uint8)
-    left, right, total, below = (np.empty((rows * step, values), np.int32) for rows in (2, 2, 1, 1))
+    buffers = [np.empty((2 * step, values), np.int32) for _ in range(4)]
     for top in range(0, height, step):
         block = slice(top, min(top + step, height))
         first, last = upper[top], lower[block.stop - 1] + 1
-        for tap, weight, along_x in zip(column, column_weight, (left[: last - first], right[: last - first])):
-            along_x[:] = source[first:last].take(tap, axis=1, out=taken[: last - first], mode="clip")  # "clip" writes to out directly
-            along_x *= weight
-        along_x = left[: last - first]
-        along_x += right[: last - first]
-        along_x >>= 4
-        for rows, weight, part in zip((upper, lower), row_weight, (total, below)):
-            part = along_x.take(rows[block] - first, axis=0, out=part[: block.stop - top], mode="clip")
+        left, right = (buffer[: last - first] for buffer in buffers[:2])
+        for tap, weight, part in zip(column, column_weight, (left, right)):
+            part[:] = source[first:last].take(tap, axis=1, out=taken[: last - first], mode="clip")  # "clip": straight into `out`
+            part *= weight
+        left += right
+        left >>= 4
+        above, below = (buffer[: block.stop - top] for buffer in buffers[2:])
+        for tap, weight, part in zip((upper, lower), row_weight, (above, below)):
+            left.take(tap[block] - first, axis=0, out=part, mode="clip")
             part *= weight[block, None]
             part >>= 16
-        part = total[: block.stop - top]
-        part += below[: block.stop - top]
-        part += 2
-        part >>= 2
-        out[block] = part
+        above += below
+        above += 2
+        above >>= 2
+        out[block] = above
     return out.reshape(height, width, *image.shape[2:])
 
 
