@@ -3,7 +3,8 @@
 A 64 MB file comes from a server on 127.0.0.1 at a limited rate. 200 times a process that fetches it is killed at a random moment; after
 each kill the file under its name must be absent or whole, the receipt absent or right, and the partial a true part of the file. A
 process that came to its end before the kill counts as a completion, and its file is removed, so that the kills meet every phase again.
-Then one run is left alone and must complete by resuming. Last, 16 processes start at once in an empty cache.
+Then one run is left alone and must complete by resuming. Last, 16 processes start at once in an empty cache, first with `fetch` alone,
+then with `create_model` and a small checkpoint; the weights of each must be, bit for bit, those of the file loaded directly.
 
     python benchmarks/kill_download.py [--kills 200] [--output results/kill_download.json]
 """
@@ -22,7 +23,8 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent / folder) for folder in ("tests", ".")]
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 from servers import Server  # noqa: E402
 from stand_in import command, listing, process_environment  # noqa: E402
@@ -88,7 +90,7 @@ def kills(server, url, content, cache, count, seed):
         "statuses": [r.status for r in server.requests[requests:]],
         "ranges": [r.headers.get("Range") for r in server.requests[requests:]],
         "file_is_right": hashlib.sha256(path.read_bytes()).hexdigest() == digest,
-        "left_in_the_cache": listing(path.parent) == [path.name, path.name + ".json"],
+        "left_in_the_cache": [name.replace(path.name, "<file>") for name in listing(path.parent)],
     }
     return seen
 
@@ -106,6 +108,65 @@ def at_once(server, url, content, cache, count):
         "bytes_sent": server.sent - sent,
         "right_files": sum(hashlib.sha256(path.read_bytes()).hexdigest() == digest for path in paths),
     }
+
+
+MODEL = """
+import hashlib, sys, torch, upernet_zoo
+torch.set_num_threads(1)
+model = eval(sys.argv[1])
+weights = hashlib.sha256()
+for name, tensor in sorted(model.state_dict().items()):
+    weights.update(name.encode() + tensor.numpy().tobytes())
+with torch.no_grad():
+    logits = model(torch.linspace(-2, 2, 3 * 64 * 64).reshape(1, 3, 64, 64))
+print(weights.hexdigest(), hashlib.sha256(logits.numpy().tobytes()).hexdigest(), bool(logits.isfinite().all()))
+"""
+
+
+def models_at_once(folder, count):
+    """`create_model` in many processes, of a small checkpoint of the tests under an index of its own."""
+    fixture = sorted((ROOT / "tests" / "fixtures").glob("upernet_*/expected.json"))[0]
+    expected = json.loads(fixture.read_text())
+    name, config, checkpoint = fixture.parent.name, expected["config"], fixture.parent / expected["checkpoint"]
+    architecture = {key: config[key] for key in ("depth", "base_channels", "channels", "aux_channels", "num_classes", "align_corners")}
+    recipe = {"scale": config["img_scale"], "mode": config["test_cfg"]["mode"]}
+    if recipe["mode"] == "slide":
+        recipe |= {"crop": config["test_cfg"]["crop_size"], "stride": config["test_cfg"]["stride"]}
+    labels = name.rsplit("_", 1)[1]
+    with Server({f"/{checkpoint.name}": checkpoint.read_bytes()}, rate=100_000) as server:
+        model = {
+            "Name": name,
+            "In Collection": "small",
+            "Metadata": {"Method": "UPerNet", "Backbone": f"R-{config['depth']}", "Crop Size": "64x96", "Lr schd": 1},
+            "Results": [{"Task": "Semantic Segmentation", "Dataset": "none", "Metrics": {}}],
+            "Config": architecture | recipe | {"stem_channels": config["base_channels"], "labels": labels},
+            "Weights": f"{server.url}/{checkpoint.name}",
+            "SHA256": expected["sha256"][:8],
+        }
+        folder.mkdir()
+        (folder / "index.yml").write_text(json.dumps({"Collections": [{"Name": "small"}], "Models": [model]}))  # JSON is YAML
+        environment = process_environment() | {"UPERNET_ZOO_INDEX": str(folder / "index.yml"), "UPERNET_ZOO_CACHE": str(folder)}
+
+        def begin(expression):
+            line = [sys.executable, "-c", MODEL, expression]
+            return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+        started = time.monotonic()
+        running = [begin(f"upernet_zoo.create_model({name!r}, progress=False)") for _ in range(count)]
+        answers = [process.communicate()[0].split() for process in running]
+        seconds = time.monotonic() - started
+        reference = begin(f"upernet_zoo.load_checkpoint({str(checkpoint)!r})").communicate()[0].split()
+        return {
+            "processes": count,
+            "model": name,
+            "file_bytes": checkpoint.stat().st_size,
+            "seconds": round(seconds, 2),
+            "requests": len(server.requests),
+            "bytes_sent": server.sent,
+            "models_with_the_right_weights": sum(answer[:1] == reference[:1] for answer in answers),
+            "models_that_work": sum(answer[2:] == ["True"] for answer in answers),
+            "different_logits": len({tuple(answer[1:2]) for answer in answers}),
+        }
 
 
 def main():
@@ -126,18 +187,20 @@ def main():
         url = f"{server.url}/{name}"
         killed = kills(server, url, content, Path(folder) / "kills", options.kills, options.seed)
         together = at_once(server, url, content, Path(folder) / "at once", options.processes)
+        models = models_at_once(Path(folder) / "models", options.processes)
     result = {
         "what": "kill -9 at random moments of a download, then many processes at once",
         "date": datetime.date.today().isoformat(),
         "command": " ".join(["python", "benchmarks/kill_download.py", *sys.argv[1:]]),
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version()} | {n: metadata.version(n) for n in ("requests", "urllib3", "filelock")},
+        "versions": {"python": platform.python_version()} | {n: metadata.version(n) for n in ("requests", "urllib3", "filelock", "torch")},
         "file_bytes": SIZE,
         "server_bytes_per_second": RATE,
         "seed": options.seed,
         "seconds": round(time.monotonic() - started, 1),
         "kill": killed,
         "at_once": together,
+        "models_at_once": models,
     }
     text = json.dumps(result, indent=1)
     print(text)

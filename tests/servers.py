@@ -77,6 +77,7 @@ class Server(ThreadingHTTPServer):
         self.requests: list[Request] = []
         self.sent = 0  # bytes of bodies
         self.rate = rate
+        self.heed_if_range = True
         self.guard = threading.Lock()
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server_port}"
         if tls:
@@ -129,7 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
         size, data, status = len(file.data), file.data, 200
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         condition = self.headers.get("If-Range")
-        if asked and not fault.ignore_range and (condition is None or condition in (file.etag, file.modified)):
+        unchanged = condition is None or condition in (file.etag, file.modified) or not self.server.heed_if_range
+        if asked and not fault.ignore_range and unchanged:
             start = int(asked[1])
             if start >= size:
                 return self._answer(416, headers | {"Content-Range": f"bytes */{size}"}, b"", fault, body)

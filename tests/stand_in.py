@@ -19,7 +19,9 @@ DIGEST = hashlib.sha256(DATA).hexdigest()
 OTHER = DATA[::-1]
 FILE = f"upernet_test_20200101_000000-{DIGEST[:8]}.pth"
 PATH = f"/models/v0.5/{FILE}"
-QUICK = dict(backoff=0.01, connect_timeout=2.0, read_timeout=0.5, stall_seconds=0.5, stall_bytes=4096, longest_wait=2.0, spare=0)
+QUICK = dict(
+    attempts=3, backoff=0.01, connect_timeout=2.0, read_timeout=1.0, stall_seconds=0.5, stall_bytes=4096, longest_wait=2.0, spare=0
+)
 ROOT = Path(index.__file__).resolve().parent.parent
 
 

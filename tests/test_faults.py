@@ -220,7 +220,7 @@ def _(case):
     case.once(Fault(status=429, headers={"Retry-After": "1"}))
     started = time.monotonic()
     case.fetch()
-    assert 1.0 <= time.monotonic() - started < 2.0
+    assert 1.0 <= time.monotonic() - started < 10.0
     assert case.statuses() == [429, 200]
 
 
@@ -276,7 +276,7 @@ def _(case):
 
 @fault("stall")
 def _(case):
-    case.always(pause=(100_000, 1.0), ignore_range=True)
+    case.always(pause=(100_000, 1.5), ignore_range=True)
     case.fetch()
 
 
@@ -288,7 +288,7 @@ def _(case):
 
 @fault("stall, then a second call")
 def _(case):
-    case.once(Fault(pause=(100_000, 1.0)), Fault(status=403))
+    case.once(Fault(pause=(100_000, 1.5)), Fault(status=403))
     with pytest.raises(errors.DownloadError):
         case.fetch()
     assert (case.folder / (FILE + ".partial")).read_bytes() == DATA[:100_000]

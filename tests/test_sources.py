@@ -13,9 +13,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from servers import Fault, Server, nobody
 from stand_in import DATA, DIGEST, FILE, OTHER, PATH, ROOT, clear_environment, command, listing, make_entry, process_environment
@@ -86,15 +87,14 @@ def test_explicit_file_that_is_a_page(tmp_path):
 
 
 def test_torch_hub_directory_is_where_torch_says(tmp_path, monkeypatch):
-    code = "import os, torch; print(torch.hub.get_dir()); os.environ['XDG_CACHE_HOME'] = '/x'; print(torch.hub.get_dir())"
-    code += "; os.environ['TORCH_HOME'] = '~/t'; print(torch.hub.get_dir())"
-    theirs = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
-    ours = [sources.torch_hub_folder()]
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    ours.append(sources.torch_hub_folder())
-    monkeypatch.setenv("TORCH_HOME", "~/t")
-    ours.append(sources.torch_hub_folder())
-    assert [str(folder) for folder in ours] == [f"{folder}/checkpoints" for folder in theirs] and len(set(ours)) == 3
+    import torch
+
+    folders = []
+    for name, value in (("HOME", str(tmp_path)), ("XDG_CACHE_HOME", "/x"), ("TORCH_HOME", "~/t")):
+        monkeypatch.setenv(name, value)
+        folders.append(sources.torch_hub_folder())
+        assert folders[-1] == Path(torch.hub.get_dir()) / "checkpoints"
+    assert len(set(folders)) == 3
 
 
 def test_torch_hub_directory(server, cache):
@@ -145,16 +145,26 @@ def test_mirror_folder_is_copied_and_a_wrong_file_in_it_left(server, tmp_path, c
 
 
 @given(st.text())
+@example("../%2e%2e/..%2f..%5c..\\%00")
 def test_original_path_stays_inside_the_mirror(path):
-    model = dataclasses.replace(make_entry("https://a"), weights=f"https://a/{path}/{FILE}")
+    path = quote(path, safe="/%\\")
+    model = make_entry(f"https://a/{path}/{FILE}")
     for location in sources._in_mirror("/srv/mirror", model):
-        assert ".." not in PurePosixPath(location).parts and location.startswith("/srv/mirror/")
+        assert ".." not in PurePosixPath(location).parts and not set("\\\0") & set(location)
+        assert location.startswith("/srv/mirror/") and location.endswith("/" + FILE)
 
 
-@pytest.mark.parametrize("mirrors", ["https://a", ["ftp://a"], ["s3://bucket"], [""], [None], [3]])
+@pytest.mark.parametrize("mirrors", ["https://a", ["ftp://a"], ["s3://bucket"], [""], [None], [3], ["a\0b"], ["http://["]])
 def test_mirrors_that_are_none(server, mirrors):
     with pytest.raises(errors.ArgumentError, match="mirror"):
         fetch(make_entry(server.url + PATH), mirrors=mirrors)
+
+
+def test_mirrors_that_cannot_be_read(server, tmp_path):
+    mirrors = ["file://host/share", "file:///a%00b", tmp_path / ("x" * 300), "http://a..b", "https://" + "x" * 70 + ".invalid"]
+    with pytest.raises(errors.DownloadError) as caught:
+        fetch(make_entry(server.url + "/gone/" + FILE), mirrors=mirrors)
+    assert str(caught.value).count("  - mirror ") == 2 * len(mirrors)
 
 
 def test_mirror_variable_that_is_none(server, monkeypatch):
@@ -381,6 +391,17 @@ def test_write_atomically(tmp_path):
         sources.write_atomically(path / "below a file", lambda temporary: temporary.write_text(""))
 
 
+def test_leftovers_of_killed_writers_are_removed(tmp_path):
+    old, fresh = tmp_path / ".file.1-a.tmp", tmp_path / ".file.2-b.tmp"
+    others = [tmp_path / ".file2.1-a.tmp", tmp_path / "file.tmp"]
+    for path in (old, fresh, *others):
+        path.write_text("half")
+    for path in (old, *others):
+        os.utime(path, (time.time() - 7200,) * 2)
+    sources.write_atomically(tmp_path / "file", lambda temporary: temporary.write_text("whole"))
+    assert listing(tmp_path) == sorted(p.name for p in [fresh, *others, tmp_path / "file"])
+
+
 def test_new_files_follow_the_umask(server, cache):
     before = os.umask(0o027)
     try:
@@ -444,7 +465,10 @@ def test_kill_at_random_moments(tmp_path):
             process.wait()
             assert not target.exists() or target.read_bytes() == content
         subprocess.run(line, env=process_environment(), check=True, stdout=subprocess.DEVNULL)
-        assert target.read_bytes() == content and listing(target.parent) == [target.name, target.name + ".json"]
+        assert target.read_bytes() == content and sources.read_receipt(target).sha256 == digest
+        # a kill may leave a note or a temporary receipt of a few hundred bytes; never a part of the file beside the whole
+        others = [p for p in target.parent.iterdir() if p not in (target, sources.receipt_path(target))]
+        assert all(p.suffix in (".state", ".tmp") and p.stat().st_size < 1000 for p in others)
         assert any(request.status == 206 for request in server.requests)
 
 

@@ -12,6 +12,7 @@ a blank in its name goes as a file URL), `UPERNET_ZOO_HUB_ORG`, `UPERNET_ZOO_OFF
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import logging
@@ -19,6 +20,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +29,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
 from . import transfer
-from .errors import ArgumentError, CacheError, DownloadError, IntegrityError, MissingFileError, OfflineError
+from .errors import ArgumentError, CacheError, DownloadError, IntegrityError, MissingFileError, OfflineError, UPerNetZooError
 from .index import ModelEntry
 
 CACHE_ENVIRONMENT = "UPERNET_ZOO_CACHE"
@@ -35,6 +37,7 @@ MIRRORS_ENVIRONMENT = "UPERNET_ZOO_MIRRORS"
 HUB_ENVIRONMENT = "UPERNET_ZOO_HUB_ORG"
 OFFLINE_ENVIRONMENT = ("UPERNET_ZOO_OFFLINE", "HF_HUB_OFFLINE")
 _TRUE = {"1", "ON", "YES", "TRUE"}  # as in huggingface_hub.constants
+_STALE = 3600.0  # seconds after which a temporary file belongs to nobody
 _LOCK_NOTICE = 3.0  # seconds of waiting for another process before that is said
 
 _logger = logging.getLogger("upernet_zoo")
@@ -124,7 +127,7 @@ def _cache_errors(folder: Path) -> Iterator[None]:
     """Turn what the operating system says about a folder into a CacheError that names the way out."""
     try:
         yield
-    except (CacheError, DownloadError, MissingFileError):
+    except UPerNetZooError:
         raise
     except OSError as error:
         if full := transfer.no_space(error, folder):
@@ -142,6 +145,14 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def _sweep(path: Path) -> None:
+    """Remove what killed processes left of earlier attempts at a file. Age tells, for the process may be of another node."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - temporary.stat().st_mtime > _STALE:
+                temporary.unlink()
+
+
 def write_atomically(path: str | os.PathLike, writer: Callable[[Path], None]) -> None:
     """Have `writer` write a file under a temporary name in the same folder, then give it its name: whole, or not at all.
 
@@ -157,6 +168,7 @@ def write_atomically(path: str | os.PathLike, writer: Callable[[Path], None]) ->
     try:
         with _cache_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(path)
             writer(temporary)
             with open(temporary, "r+b") as file:
                 os.fsync(file.fileno())
@@ -336,14 +348,19 @@ def _mirrors(mirrors: Sequence[str | os.PathLike]) -> list[str]:
         if not isinstance(mirror, str):
             raise ArgumentError(f"{origin} has {mirror!r}: a mirror is a URL or a path, as text.")
         scheme = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):", mirror)  # a single letter is a Windows drive
-        if not mirror or (scheme and scheme[1].lower() not in ("http", "https", "file")):
+        try:
+            urlsplit(mirror)
+            valid = mirror and "\0" not in mirror and (not scheme or scheme[1].lower() in ("http", "https", "file"))
+        except ValueError:  # such as "http://["
+            valid = False
+        if not valid:
             raise ArgumentError(f"{origin} has {mirror!r}: a mirror is a http, https or file URL, or a folder.")
     return [mirror for mirror, _ in named]
 
 
 def _in_mirror(mirror: str, entry: ModelEntry) -> list[str]:
     """Where a mirror may have the file: by its name, by the original path; or the mirror itself, if it is the file's own URL."""
-    original = [p for p in unquote(urlsplit(entry.weights).path).split("/") if p not in ("", ".", "..")]
+    original = [p for p in re.split(r"[/\\\0]", unquote(urlsplit(entry.weights).path)) if p not in ("", ".", "..")]
     if not mirror.lower().startswith(("http://", "https://", "file:")):
         return [str(Path(mirror).expanduser().absolute().joinpath(*parts)) for parts in ([entry.file_name], original)]
     base = urlsplit(mirror)
@@ -376,7 +393,10 @@ def _local_path(location: str) -> Path:
     parts = urlsplit(location)
     if parts.netloc not in ("", "localhost"):
         raise DownloadError("a file URL with a host is not read; write file:///path")
-    return Path(url2pathname(parts.path))
+    path = url2pathname(parts.path)
+    if "\0" in path:
+        raise DownloadError("no path has a zero byte")
+    return Path(path)
 
 
 def _state(path: Path, expected: str) -> str:
@@ -591,12 +611,13 @@ def _from_url(url: str, target: Path, expected: str, progress: bool) -> Found:
 def _from_folder(path: Path, target: Path, expected: str) -> Found:
     try:
         found, size = file_digest(path)
-        if not found.startswith(expected):
-            raise IntegrityError(_mismatch(path, expected, found, size))
+        problem = None if found.startswith(expected) else _mismatch(path, expected, found, size)
     except (FileNotFoundError, NotADirectoryError):
         raise DownloadError("not there") from None
     except OSError as error:
         raise DownloadError(f"cannot be read ({error.strerror or error})") from None
+    if problem:
+        raise IntegrityError(problem)
     incoming = target.with_name(target.name + ".incoming")
     with _cache_errors(target.parent):
         transfer.require_space(target.parent, size, transfer.SETTINGS)

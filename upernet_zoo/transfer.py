@@ -115,10 +115,14 @@ def state_path(partial: Path) -> Path:
     return partial.with_name(partial.name + ".state")
 
 
+def _new_state_path(partial: Path) -> Path:
+    return partial.with_name(partial.name + ".state.tmp")
+
+
 def discard(partial: Path) -> None:
     """Remove a partial file and what is remembered with it."""
-    partial.unlink(missing_ok=True)
-    state_path(partial).unlink(missing_ok=True)
+    for path in (partial, state_path(partial), _new_state_path(partial)):
+        path.unlink(missing_ok=True)
 
 
 def no_space(error: OSError, path: Path) -> CacheError | None:
@@ -175,9 +179,8 @@ class _Partial:
         self.file.seek(0)
         self.file.truncate()
         self.hasher, self.size, self.state, self.resumed = hashlib.sha256(), 0, state, False
-        temporary = state_path(self.path).with_suffix(".tmp")
-        temporary.write_text(json.dumps(state), encoding="utf-8")
-        os.replace(temporary, state_path(self.path))
+        _new_state_path(self.path).write_text(json.dumps(state), encoding="utf-8")
+        os.replace(_new_state_path(self.path), state_path(self.path))
 
     def append(self, data: bytes) -> None:
         view = memoryview(data)
@@ -331,36 +334,42 @@ def _require(part: _Partial, total: int | None, missing: int | None, settings: S
 
 def _open(session: Any, url: str, headers: dict[str, str], settings: Settings) -> Any:
     """Send the request and follow redirects; a streamed response of any status that is no redirect."""
+    from requests import Request
     from requests.exceptions import RequestException
     from urllib3.exceptions import HTTPError
 
     timeout = (settings.connect_timeout, settings.read_timeout)
     for _ in range(settings.redirects + 1):
-        host = urlsplit(url).hostname
         try:
-            response = session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=timeout)
+            # not session.get, which reads the whole body of a redirect into memory, followed or not
+            request = session.prepare_request(Request("GET", url, headers=headers))
+            options = session.merge_environment_settings(request.url, {}, True, None, None)
+            response = session.get_adapter(request.url).send(request, timeout=timeout, **options)
             location = session.get_redirect_target(response)
-        except (RequestException, HTTPError, UnicodeError) as error:
-            _explain(error, host, settings)
+        except (RequestException, HTTPError, ValueError) as error:
+            _explain(error, url, settings)
         if location is None:
             return response
         response.close()
-        target = urljoin(url, location)
-        schemes = urlsplit(url).scheme.lower(), urlsplit(target).scheme.lower()
+        try:
+            target = urljoin(url, location)
+            schemes = urlsplit(url).scheme.lower(), urlsplit(target).scheme.lower()
+        except ValueError:
+            raise DownloadError("redirected to what is no URL") from None
         if schemes[1] not in ("http", "https") or schemes == ("https", "http"):
             raise DownloadError(f"redirected from {schemes[0]} to {shown(target)}, which is not followed")
         url = target
     raise DownloadError(f"more than {settings.redirects} redirects")
 
 
-def _explain(error: Exception, host: str | None, settings: Settings) -> NoReturn:
+def _explain(error: Exception, url: str, settings: Settings) -> NoReturn:
     """Raise what a failed request means, in words: requests' own text repeats the whole URL and hides the cause."""
     import socket
     import ssl
 
     from requests import exceptions
 
-    cause = _root(error)
+    cause, host = _root(error), urlsplit(url).hostname
     if isinstance(cause, ssl.SSLCertVerificationError):
         raise Unreachable(f"the TLS certificate of {host} is not valid ({cause.verify_message})") from None
     if isinstance(error, exceptions.ProxyError):
@@ -375,7 +384,7 @@ def _explain(error: Exception, host: str | None, settings: Settings) -> NoReturn
         raise _Transient(f"connection refused by {host}", unreachable=True) from None
     if isinstance(error, exceptions.ConnectionError):
         raise _Transient(f"no connection to {host} ({cause})") from None
-    raise DownloadError(f"the request failed ({cause})") from None
+    raise DownloadError(f"the request failed ({str(cause).replace(url, shown(url))})") from None
 
 
 def _root(error: BaseException) -> BaseException:
