@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw
 (SKY, PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE) = range(10, 19)
 
 _SUPERSAMPLING = 3  # odd, so that there is a middle pixel
+_FIGURES = 1.3  # people, bikes, poles and signs are drawn this much larger than life: it is a toy town
 _FAR = 90.0  # metres; the street ends here
 _NEAR = 1.2  # metres; what is nearer is moved here before it is projected
 _CIRCLE = [(math.cos(2 * math.pi * i / 18), math.sin(2 * math.pi * i / 18)) for i in range(18)]
@@ -53,7 +54,8 @@ def _hsv(hue: float, saturation: float, value: float) -> tuple[float, float, flo
 
 def _mix(a: Colour, b: Colour, share: float) -> tuple[float, float, float]:
     """`share` of b in a."""
-    return tuple(x + (y - x) * share for x, y in zip(a, b))
+    rest = 1 - share
+    return a[0] * rest + b[0] * share, a[1] * rest + b[1] * share, a[2] * rest + b[2] * share
 
 
 class _Scene:
@@ -68,7 +70,7 @@ class _Scene:
         self.blended = ImageDraw.Draw(self.image, "RGBA")
         self.marker = ImageDraw.Draw(self.labels)
         # camera
-        self.focal = self.uniform(300, 400) * self.height / 256
+        self.focal = self.uniform(360, 450) * self.height / 256
         self.horizon = self.uniform(0.37, 0.5) * self.height
         self.middle = self.uniform(0.4, 0.6) * self.width
         self.camera_x = self.uniform(-2.2, 2.2)
@@ -79,11 +81,11 @@ class _Scene:
         self.sun = self.uniform(-1, 1)
         self.sun_share = {"clear": 0.45, "fair": 0.38, "dusk": 0.3}.get(self.weather, 0.12)
         self.exposure = {"dusk": 0.66, "rain": 0.78, "fog": 0.95}.get(self.weather, 1.0) * self.uniform(0.88, 1.1)
-        self.sight = {"fog": self.uniform(25, 50), "rain": 110, "snow": 90, "overcast": 180, "dusk": 160}.get(self.weather, 300)
+        self.sight = {"fog": self.uniform(40, 70), "rain": 110, "snow": 90, "overcast": 180, "dusk": 160}.get(self.weather, 300)
         self.sky_colours = self._sky_colours()
         self.haze = self.sky_colours[1]
         # the street's cross-section
-        self.road_half = self.uniform(3.6, 6.4)
+        self.road_half = self.uniform(3.6, 5.6)
         self.kerb = self.road_half + (self.uniform(0.8, 1.6) if self.chance(0.3) else 0)  # a grass strip between road and pavement
         self.lot = self.kerb + self.uniform(1.8, 3.8)
         self.taken: list[tuple[float, float, float, float]] = []
@@ -92,16 +94,19 @@ class _Scene:
     # --- chance
 
     def uniform(self, low: float, high: float) -> float:
-        return float(self.rng.uniform(low, high))
+        return float(self.rng.uniform(low, max(low, high)))
 
     def chance(self, probability: float) -> bool:
         return bool(self.rng.random() < probability)
 
     def pick(self, options: Sequence, weights: Sequence[float] | None = None):
-        return options[int(self.rng.choice(len(options), p=weights))]
+        if weights is None:
+            return options[int(self.rng.integers(len(options)))]
+        edges = np.cumsum(weights)
+        return options[int(np.searchsorted(edges / edges[-1], self.rng.random(), side="right"))]
 
     def paint_colour(self) -> tuple[float, float, float]:
-        """A colour as people paint vehicles and wear clothes: half of them white, grey or black."""
+        """A colour as people paint vehicles and wear clothes: nearly half of them white, grey or black."""
         if self.chance(0.45):
             return _hsv(self.uniform(0, 1), self.uniform(0, 0.12), self.pick((0.16, 0.3, 0.5, 0.72, 0.93)))
         return _hsv(self.uniform(0, 1), self.uniform(0.5, 0.95), self.uniform(0.4, 0.95))
@@ -113,17 +118,22 @@ class _Scene:
         points = np.asarray(points, dtype=np.float64)
         z = np.maximum(points[..., 2], _NEAR)
         scale = self.focal / z
-        x = self.middle + (points[..., 0] - self.camera_x + self.bend * z * z) * scale
-        return np.stack([x, self.horizon + (self.camera_y - points[..., 1]) * scale], -1)
+        out = np.empty((*z.shape, 2))
+        out[..., 0] = self.middle + (points[..., 0] - self.camera_x + self.bend * z * z) * scale
+        out[..., 1] = self.horizon + (self.camera_y - points[..., 1]) * scale
+        return out
 
     def shade(self, colour: Colour, light: float, z: float) -> tuple[int, int, int]:
         """A surface's colour as the camera sees it: lit, exposed, and fading into the haze with distance."""
-        clear = math.exp(-max(z, 0) / self.sight)
-        return tuple(int(min(max(c * light * self.exposure * clear + h * (1 - clear), 0), 255)) for c, h in zip(colour, self.haze))
+        clear = math.exp(-z / self.sight) if z > 0 else 1.0
+        gain, lost = light * self.exposure * clear, 1 - clear
+        (red, green, blue), haze = colour, self.haze
+        red, green, blue = red * gain + haze[0] * lost, green * gain + haze[1] * lost, blue * gain + haze[2] * lost
+        return int(min(red, 255)), int(min(green, 255)), int(min(blue, 255))
 
     def polygon(self, points, colour: Colour, label: int | None = None, *, light: float = 1.0, z: float = 0.0, alpha: float = 1.0) -> None:
         """A polygon of picture points. Without a label the label map stays as it is; with alpha below 1 the colour is blended."""
-        flat = [v * _SUPERSAMPLING for v in np.asarray(points, dtype=np.float64).ravel().tolist()]
+        flat = (np.asarray(points, dtype=np.float64) * _SUPERSAMPLING).ravel().tolist()
         shaded = self.shade(colour, light, z)
         if alpha < 1:
             self.blended.polygon(flat, fill=(*shaded, int(255 * alpha)))
@@ -157,14 +167,18 @@ class _Scene:
     def quad(self, corners, colour: Colour, label: int | None = None, *, light: float = 1.0, alpha: float = 1.0) -> None:
         """A polygon of world points."""
         corners = np.asarray(corners, dtype=np.float64)
-        self.polygon(self.project(corners), colour, label, light=light, z=float(corners[:, 2].mean()), alpha=alpha)
+        self.polygon(self.project(corners), colour, label, light=light, z=float(corners[:, 2].sum()) / len(corners), alpha=alpha)
 
-    def ground(self, x0, x1, z0, z1, colour: Colour, label: int | None = None, *, light=1.0, alpha=1.0, height=0.0) -> None:
+    def ground(self, x0, x1, z0, z1, colour: Colour, label: int | None = None, *, light=1.0, alpha=1.0) -> None:
         """A rectangle on the ground that follows the street's bend."""
-        z = np.geomspace(max(z0, _NEAR), max(z1, _NEAR + 0.1), 2 + int(z1 - z0 > 3) * 8)
-        there = np.stack([np.full_like(z, x0), np.full_like(z, height), z], -1)
-        back = np.stack([np.full_like(z, x1), np.full_like(z, height), z], -1)[::-1]
-        self.polygon(self.project(np.concatenate([there, back])), colour, label, light=light, z=(z0 * z1) ** 0.5, alpha=alpha)
+        near, far = max(z0, _NEAR), max(z1, _NEAR + 0.1)
+        count = 10 if z1 - z0 > 3 else 2
+        points = np.zeros((2 * count, 3))
+        points[:count, 0], points[count:, 0] = x0, x1
+        points[1 : count - 1, 2] = 10 ** np.linspace(np.log10(near), np.log10(far), count)[1:-1]  # evenly spaced in the picture
+        points[0, 2], points[count - 1, 2] = near, far
+        points[count:, 2] = points[:count, 2][::-1]
+        self.polygon(self.project(points), colour, label, light=light, z=(z0 * z1) ** 0.5, alpha=alpha)
 
     def patches(self, face, a0, a1, b0, b1, colours, *, light: float, alpha: float = 1.0) -> None:
         """Rectangles on a face of four world corners (bottom left, bottom right, top right, top left).
@@ -172,12 +186,13 @@ class _Scene:
         `a0..a1` and `b0..b1` are arrays of the fractions along the face and up it.
         """
         face = np.asarray(face, dtype=np.float64)
-        a = np.stack([a0, a1, a1, a0], -1)[..., None]
-        b = np.stack([b0, b0, b1, b1], -1)[..., None]
-        world = (face[0] * (1 - a) + face[1] * a) * (1 - b) + (face[3] * (1 - a) + face[2] * a) * b
-        z = float(face[:, 2].mean())
-        for points, colour in zip(self.project(world), colours):
-            self.polygon(points, colour, light=light, z=z, alpha=alpha)
+        a, b = np.array([a0, a1, a1, a0]).T[..., None], np.array([b0, b0, b1, b1]).T[..., None]
+        low, high = face[0] + (face[1] - face[0]) * a, face[3] + (face[2] - face[3]) * a
+        flat = (self.project(low + (high - low) * b) * _SUPERSAMPLING).reshape(len(a), 8).tolist()
+        z = float(face[:, 2].sum()) / 4
+        pen, opacity = (self.blended, (int(255 * alpha),)) if alpha < 1 else (self.opaque, ())
+        for points, colour in zip(flat, colours):
+            pen.polygon(points, fill=self.shade(colour, light, z) + opacity)
 
     def patch(self, face, a0, a1, b0, b1, colour: Colour, *, light: float, alpha: float = 1.0) -> None:
         """One rectangle on a face; see `patches`."""
@@ -244,8 +259,9 @@ class _Scene:
 
     def sky(self) -> None:
         top, low = (np.array(c) for c in self.sky_colours)
-        height, width = self.height, self.width
-        share = np.clip(np.arange(height) / max(self.horizon, 1), 0, 1)[:, None, None] ** self.uniform(0.7, 1.4)
+        height, width = int(self.horizon / 2) + 2, (self.width + 1) // 2  # at half size, down to the horizon
+        horizon = self.horizon / 2
+        share = np.clip(np.arange(height) / horizon, 0, 1)[:, None, None] ** self.uniform(0.7, 1.4)
         sky = np.broadcast_to(top + (low - top) * share, (height, width, 3))
         if self.weather == "fog":
             amount = np.zeros((height, width))
@@ -254,12 +270,13 @@ class _Scene:
         lit = _mix((255, 250, 244), low, 0.25) if self.weather not in ("overcast", "rain", "snow") else _mix(low, (255, 255, 255), 0.35)
         sky = sky + (np.array(lit) - sky) * amount[..., None]
         if self.weather in ("clear", "dusk") and self.chance(0.5):
-            x, y = self.uniform(0.1, 0.9) * width, self.uniform(0.05, 0.6) * self.horizon
-            distance = np.hypot(np.arange(width)[None] - x, np.arange(height)[:, None] - y) / height
+            x, y = self.uniform(0.1, 0.9) * width, self.uniform(0.05, 0.6) * horizon
+            distance = np.hypot(np.arange(width)[None] - x, np.arange(height)[:, None] - y) / (self.height / 2)
             glow = np.exp(-((distance / 0.045) ** 2)) + 0.35 * np.exp(-distance / 0.2)
             sky = sky + (np.array((255, 244, 214)) - sky) * np.clip(glow, 0, 1)[..., None]
         picture = Image.fromarray(np.clip(sky, 0, 255).astype(np.uint8))
-        self.image.paste(picture.resize(self.image.size, Image.Resampling.BILINEAR))
+        factor = 2 * _SUPERSAMPLING
+        self.image.paste(picture.resize((width * factor, height * factor), Image.Resampling.BILINEAR))
 
     def clouds(self, height: int, width: int) -> np.ndarray:
         """Cover 0..1 of each pixel: smooth noise of four octaves, cut at a height, flattened towards the horizon."""
@@ -476,6 +493,8 @@ class _Scene:
             dark = [_mix(colour, (30, 20, 20), 0.22)] * len(rows)
             self.patches(corners, zero, zero + 1, rows, rows + 0.09 / height, dark, light=light, alpha=0.7)
         self.patch(corners, 0, 1, 0, 0.5 / height, _mix(colour, (60, 58, 56), 0.5), light=light)
+        if np.ptp(self.project(corners)[:, 0]) < self.width / 170:
+            return
         first = 1 if style["shop"] and floors > 1 else 0
         column, row = np.meshgrid(np.arange(bays), np.arange(first, floors))
         a = ((column + 0.5) / bays).ravel()
@@ -484,7 +503,9 @@ class _Scene:
         if near < 45:
             frame_a, frame_b = 0.1 / length, 0.1 / height
             trims = [style["trim"]] * len(a)
-            self.patches(corners, a - half_a - frame_a, a + half_a + frame_a, b - half_b - frame_b, b + half_b + frame_b, trims, light=light)
+            self.patches(
+                corners, a - half_a - frame_a, a + half_a + frame_a, b - half_b - frame_b, b + half_b + frame_b, trims, light=light
+            )
         evening = self.weather in ("dusk", "rain", "fog")
         lit_windows = self.rng.random(len(a)) < (0.35 if evening else 0.05)
         tones = self.rng.uniform(-0.3, 0.3, len(a))
@@ -504,7 +525,9 @@ class _Scene:
             self.patch(corners, 0.02, 0.98, top * 0.84, top, shopfront, light=light)
             for i in range(max(bays // 2, 1)):
                 n = max(bays // 2, 1)
-                self.patch(corners, (i + 0.08) / n, (i + 0.92) / n, top * 0.14, top * 0.8, _mix(style["glass"], (230, 220, 190), 0.3), light=light)
+                self.patch(
+                    corners, (i + 0.08) / n, (i + 0.92) / n, top * 0.14, top * 0.8, _mix(style["glass"], (230, 220, 190), 0.3), light=light
+                )
                 self.patch(corners, (i + 0.66) / n, (i + 0.7) / n, 0, top * 0.8, _mix(shopfront, (30, 30, 30), 0.5), light=light)
         else:
             at = (self.rng.integers(0, bays) + 0.5) / bays
@@ -553,16 +576,14 @@ class _Scene:
         if kind is None:
             return
         look = {
-            "height": self.uniform(1.1, 2.0) if kind == self.fence else self.uniform(1.2, 2.6),
-            "style": self.pick(("pickets", "bars", "planks", "mesh")) if kind == self.fence else self.pick(("brick", "stone", "plaster")),
+            "height": self.uniform(1.5, 2.2) if kind == self.fence else self.uniform(1.7, 2.8),
+            "style": self.pick(("pickets", "planks")) if kind == self.fence else self.pick(("brick", "stone")),
         }
         wood = _hsv(self.uniform(0.05, 0.1), self.uniform(0.3, 0.6), self.uniform(0.3, 0.65))
         if kind == self.fence:
-            iron = self.pick(((40, 44, 48), (60, 92, 70), (150, 154, 158)))
-            white = self.pick(((235, 235, 230), wood))
-            look["colour"] = {"pickets": white, "planks": wood, "bars": iron, "mesh": iron}[look["style"]]
+            look["colour"] = self.pick(((235, 235, 230), wood)) if look["style"] == "pickets" else wood
         else:
-            look["colour"] = self.wall_colour()
+            look["colour"] = _hsv(self.uniform(0.03, 0.1), self.uniform(0.15, 0.5), self.uniform(0.3, 0.5))
         x = side * (self.lot + 0.15)
         if self.chance(0.65):
             out = side * (self.lot + self.uniform(8, 16))
@@ -577,27 +598,26 @@ class _Scene:
         points = self.project(corners)
         self.marker.polygon([v * _SUPERSAMPLING for v in points.ravel().tolist()], fill=FENCE)
         length, near, colour = float(np.linalg.norm(corners[1] - corners[0])), float(corners[:, 2].min()), look["colour"]
-        step, share = {"pickets": (0.24, 0.62), "bars": (0.2, 0.28), "planks": (0.3, 0.93), "mesh": (0.22, 0.16)}[look["style"]]
+        step, share = {"pickets": (0.24, 0.62), "planks": (0.3, 0.93)}[look["style"]]
         step *= 1 if near < 20 else 2
         a = np.arange(0, length, step) / length
         top = 0.94 + 0.06 * (np.arange(len(a)) % 2) if look["style"] == "pickets" else np.ones(len(a))
         tones = [_mix(colour, (25, 22, 20), t) for t in self.rng.uniform(0, 0.22, len(a))]
         self.patches(corners, a, np.minimum(a + share * step / length, 1), np.full(len(a), 0.04), top, tones, light=light)
-        rails = (0.2, 0.55, 0.9) if look["style"] != "mesh" else np.arange(0.08, 1, 0.18 / look["height"])
-        thick = (0.09 if look["style"] != "mesh" else 0.035) / look["height"]
-        for b in rails:
+        thick = 0.09 / look["height"]
+        for b in (0.2, 0.55, 0.9):
             self.patch(corners, 0, 1, b - thick / 2, b + thick / 2, _mix(colour, (25, 22, 20), 0.2), light=light)
         a = np.append(np.arange(0, length, 2.4), length - 0.1) / length
         posts = [_mix(colour, (25, 22, 20), 0.3)] * len(a)
         self.patches(corners, a, a + 0.13 / length, np.zeros(len(a)), np.full(len(a), 1.0), posts, light=light)
 
     def garden_wall(self, corners, look: dict, light: float) -> None:
-        """A wall of brick, stone or plaster with a coping."""
+        """A wall of brick or stone with a coping."""
         corners = np.array(corners, dtype=np.float64)
         length, near, colour = float(np.linalg.norm(corners[1] - corners[0])), float(corners[:, 2].min()), look["colour"]
         self.quad(corners, colour, WALL, light=light)
-        course = {"brick": 0.2, "stone": 0.42, "plaster": 9}[look["style"]]
-        if near < 40 and course < 1:
+        course = {"brick": 0.2, "stone": 0.42}[look["style"]]
+        if near < 40:
             rows = int(look["height"] / course)
             long = course * (2.2 if look["style"] == "brick" else 1.6)
             count = int(length / long) + 1
@@ -607,7 +627,10 @@ class _Scene:
                 b = b.ravel()
                 keep = self.rng.random(len(a)) < 0.6
                 a, b = a[keep], b[keep]
-                tones = [_mix(colour, (40, 40, 44), t) if t > 0 else _mix(colour, (240, 236, 228), -t) for t in self.rng.uniform(-0.3, 0.4, len(a))]
+                tones = [
+                    _mix(colour, (40, 40, 44), t) if t > 0 else _mix(colour, (240, 236, 228), -t)
+                    for t in self.rng.uniform(-0.3, 0.4, len(a))
+                ]
                 wide = self.rng.uniform(0.5, 0.95, len(a)) * long / length
                 self.patches(corners, a, np.minimum(a + wide, 1), b + 0.06 / rows, b + 0.92 / rows, tones, light=light)
             else:
@@ -620,9 +643,6 @@ class _Scene:
                 self.patches(corners, zero, zero + 1, lines, lines + 0.16 / rows, mortar, light=light)
                 if near < 22:
                     self.patches(corners, a, np.minimum(a + 0.035 / length, 1), b, b + 1 / rows, [mortar[0]] * len(a), light=light)
-        elif course > 1:
-            for a in np.arange(0, length, 3.2) / length:
-                self.patch(corners, a, min(a + 0.4 / length, 1), 0, 1, _mix(colour, (70, 70, 70), 0.22), light=light)
         cap = _mix(colour, self.pick(((235, 232, 225), (80, 78, 78))), 0.5)
         self.patch(corners, 0, 1, 1 - 0.16 / look["height"], 1, cap, light=light * 1.04)
         self.patch(corners, 0, 1, 1 - 0.22 / look["height"], 1 - 0.16 / look["height"], _mix(colour, (20, 20, 20), 0.5), light=light)
@@ -756,7 +776,12 @@ class _Scene:
                     self.patch(corners, a, a + 0.008, 0.14, 1, _mix(colour, (0, 0, 0), 0.5), light=light)
                     self.patch(corners, a + 0.03, a + 0.065, 0.74, 0.8, _mix(colour, (20, 20, 20), 0.4), light=light)
         self.wheels(place, body, (length * 0.19, length * 0.8), half, 0.33, CAR)
-        back, front, lean = {"hatch": (0.02, 0.7, 0.1), "saloon": (0.14, 0.72, 0.12), "estate": (0.01, 0.7, 0.05), "van": (0.01, 0.82, 0.03)}[kind]
+        back, front, lean = {
+            "hatch": (0.02, 0.7, 0.1),
+            "saloon": (0.14, 0.72, 0.12),
+            "estate": (0.01, 0.7, 0.05),
+            "van": (0.01, 0.82, 0.03),
+        }[kind]
         base = (length * back, length * front, -half * 0.93, half * 0.93)
         top = (length * (back + lean), length * (front - 0.15), -half * 0.78, half * 0.78)
         cabin = self.solid(place, base, waist, top, roof, colour, CAR)
@@ -775,7 +800,7 @@ class _Scene:
     def bus(self, x: float, z: float, heading: str) -> None:
         """A city bus: one long box with a band of windows and a lit destination."""
         length, half, roof = self.uniform(8.5, 11), 1.25, self.uniform(2.9, 3.3)
-        colour = self.paint_colour()
+        colour = _hsv(self.pick((0.0, 0.09, 0.14)) + self.uniform(-0.02, 0.02), self.uniform(0.75, 0.95), self.uniform(0.7, 0.95))
         place = self.vehicle_place(x, z, length, heading)
         self.ground_shadow(place, length, half)
         rectangle = (0, length, -half, half)
@@ -811,7 +836,8 @@ class _Scene:
         length, half = self.uniform(6.8, 9.2), 1.22
         cab, cargo_top = self.uniform(1.9, 2.3), self.uniform(2.9, 3.5)
         kind = self.pick(("box", "tarpaulin", "tipper"), (0.45, 0.35, 0.2))
-        colour, cab_colour = self.paint_colour(), self.paint_colour()
+        colour = _hsv(self.uniform(0, 1), self.uniform(0, 0.1), self.uniform(0.75, 0.96))
+        cab_colour = _hsv(self.uniform(0.55, 0.62), self.uniform(0.5, 0.9), self.uniform(0.5, 0.9))
         if kind == "tipper":
             cargo_top = self.uniform(2.1, 2.4)
         place = self.vehicle_place(x, z, length, heading)
@@ -875,7 +901,8 @@ class _Scene:
         half, roof, cars = 1.2, self.uniform(3.0, 3.3), int(self.rng.integers(2, 4))
         part = self.uniform(6.5, 8)
         length = cars * part
-        colour, lower = self.paint_colour(), self.paint_colour()
+        colour = _hsv(self.uniform(0.36, 0.48), self.uniform(0.6, 0.9), self.uniform(0.5, 0.85))
+        lower = _mix(colour, (250, 246, 225), 0.8)
         place = self.vehicle_place(x, z, length, heading)
         self.ground_shadow(place, length, half)
         glass = _mix((30, 36, 46), self.sky_colours[1], self.uniform(0.05, 0.3))
@@ -884,7 +911,15 @@ class _Scene:
             u0, u1 = i * part + 0.25, (i + 1) * part - 0.25
             nose0, nose1 = (0.6 if i == 0 else 0.0), (0.6 if i == cars - 1 else 0.0)
             if i < cars - 1:
-                self.solid(place, (u1, u1 + 0.5, -half * 0.8, half * 0.8), 0.5, (u1, u1 + 0.5, -half * 0.8, half * 0.8), roof - 0.2, (34, 34, 38), TRAIN)
+                self.solid(
+                    place,
+                    (u1, u1 + 0.5, -half * 0.8, half * 0.8),
+                    0.5,
+                    (u1, u1 + 0.5, -half * 0.8, half * 0.8),
+                    roof - 0.2,
+                    (34, 34, 38),
+                    TRAIN,
+                )
             body = self.solid(place, (u0, u1, -half, half), 0.2, (u0 + nose0, u1 - nose1, -half * 0.9, half * 0.9), roof, colour, TRAIN)
             for name, (corners, light) in body.items():
                 if name == "top":
@@ -927,7 +962,7 @@ class _Scene:
 
     def figure_frame(self, x: float, z: float, flip: int):
         """Metres of a figure (to its front, up) -> picture pixels, and pixels per metre."""
-        scale = self.focal / z
+        scale = _FIGURES * self.focal / z
         foot_x, foot_y = self.project((x, 0, z)).tolist()
         return (lambda dx, dy: (foot_x + flip * dx * scale, foot_y - dy * scale)), scale
 
@@ -960,7 +995,14 @@ class _Scene:
             self.limb(at(0, shoulder - 0.06), at(-swing, 0.95 * k), s * 0.11 * k, s * 0.09 * k, _mix(coat, (0, 0, 0), 0.35), PERSON, z=z)
         hem = self.pick((0.8, 0.72)) * k if not dress else 0.5 * k
         flare = 0.3 * k if dress else half * 0.95
-        torso = [at(-half, shoulder), at(-half * 0.86, 1.05 * k), at(-flare, hem), at(flare, hem), at(half * 0.86, 1.05 * k), at(half, shoulder)]
+        torso = [
+            at(-half, shoulder),
+            at(-half * 0.86, 1.05 * k),
+            at(-flare, hem),
+            at(flare, hem),
+            at(half * 0.86, 1.05 * k),
+            at(half, shoulder),
+        ]
         torso += [at(half * 0.5, shoulder + 0.06 * k), at(-half * 0.5, shoulder + 0.06 * k)]
         self.polygon(torso, coat, PERSON, light=0.98, z=z)
         shade_side = [at(0, shoulder + 0.05 * k), at(half, shoulder), at(half * 0.86, 1.05 * k), at(flare, hem), at(0, hem)]
@@ -996,7 +1038,9 @@ class _Scene:
         crown = [at(dx + back + radius * 1.0 * c, dy + 0.025 * k + radius * 1.02 * max(sn, -0.2)) for c, sn in _CIRCLE]
         self.polygon(crown, hair, label, z=z)
         if self.chance(0.25):
-            self.limb(at(dx + back * 2 - 0.04 * k, dy), at(dx + back * 2 - 0.05 * k, dy - 0.14 * k), s * 0.13 * k, s * 0.1 * k, hair, label, z=z)
+            self.limb(
+                at(dx + back * 2 - 0.04 * k, dy), at(dx + back * 2 - 0.05 * k, dy - 0.14 * k), s * 0.13 * k, s * 0.1 * k, hair, label, z=z
+            )
         elif self.chance(0.3):
             hat = self.paint_colour()
             self.polygon([at(dx + radius * c, dy + 0.07 * k + radius * 0.8 * max(sn, 0)) for c, sn in _CIRCLE], hat, label, z=z)
@@ -1031,7 +1075,12 @@ class _Scene:
             self.marker.ellipse([v * _SUPERSAMPLING for v in (px - r, py - r, px + r, py + r)], fill=BICYCLE)
             for i in range(0, 9):
                 c, sn = _CIRCLE[i]
-                ends = [(px + r * c) * _SUPERSAMPLING, (py + r * sn) * _SUPERSAMPLING, (px - r * c) * _SUPERSAMPLING, (py - r * sn) * _SUPERSAMPLING]
+                ends = [
+                    (px + r * c) * _SUPERSAMPLING,
+                    (py + r * sn) * _SUPERSAMPLING,
+                    (px - r * c) * _SUPERSAMPLING,
+                    (py - r * sn) * _SUPERSAMPLING,
+                ]
                 self.opaque.line(ends, fill=self.shade((150, 150, 154), 1, z), width=1)
         crank, seat, head = (-0.08, 0.3), (-0.22, 0.86), (0.4, 0.86)
         frame = [at(*p) for p in (hub_a, crank, head, seat)]
@@ -1051,7 +1100,7 @@ class _Scene:
         """A motorcycle or a scooter from the side or from behind, with or without its rider."""
         flip = self.pick((-1, 1))
         at, s = self.figure_frame(x, z, flip)
-        colour, dark = self.paint_colour(), (26, 26, 28)
+        colour, dark = _hsv(self.uniform(0.72, 0.98), self.uniform(0.7, 0.95), self.uniform(0.5, 0.85)), (26, 26, 28)
         steel = (150, 152, 158)
         if behind:
             self.shadow(x, z, 0.45, 0.6)
@@ -1088,9 +1137,15 @@ class _Scene:
         if rider:
             self.rider_side(at, s, (-0.34, 0.84), (0.24, 1.1), (0.0, 0.36), z, True)
 
+    def vest(self) -> Colour:
+        """Most who ride wear something that is seen from far."""
+        if self.chance(0.2):
+            return self.paint_colour()
+        return _hsv(self.pick((0.06, 0.16, 0.22)) + self.uniform(-0.02, 0.02), self.uniform(0.85, 1), self.uniform(0.85, 1))
+
     def rider_side(self, at, s, seat, grip, pedal, z: float, helmet: bool) -> None:
         """A rider from the side: from seat to grip and pedal, in metres of the figure."""
-        coat, trousers, skin = self.paint_colour(), _mix(self.paint_colour(), (40, 44, 60), 0.5), self.skin()
+        coat, trousers, skin = self.vest(), _mix(self.paint_colour(), (40, 44, 60), 0.5), self.skin()
         shoulder = (seat[0] + 0.3, seat[1] + 0.52)
         knee = (seat[0] + 0.4, seat[1] - 0.16)
         self.limb(at(*seat), at(*knee), s * 0.19, s * 0.16, trousers, RIDER, z=z)
@@ -1105,7 +1160,7 @@ class _Scene:
 
     def rider_behind(self, at, s, z: float) -> None:
         """A rider seen from behind, or from ahead."""
-        coat, trousers, skin = self.paint_colour(), _mix(self.paint_colour(), (40, 44, 60), 0.5), self.skin()
+        coat, trousers, skin = self.vest(), _mix(self.paint_colour(), (40, 44, 60), 0.5), self.skin()
         for side in (-1, 1):
             self.limb(at(side * 0.12, 0.92), at(side * 0.26, 0.62), s * 0.19, s * 0.15, trousers, RIDER, z=z)
             self.limb(at(side * 0.26, 0.62), at(side * 0.17, 0.26), s * 0.14, s * 0.11, trousers, RIDER, z=z)
@@ -1130,11 +1185,18 @@ class _Scene:
         at, s = self.figure_frame(x, z, 1)
         self.shadow(x, z, 0.25, 0.15)
         (x0, y0), (_, y1) = at(0, 0), at(0, height)
-        half = s * thick / 2
+        half = s * thick * 0.75
         self.polygon([(x0 - half, y0), (x0 + half, y0), (x0 + half * 0.85, y1), (x0 - half * 0.85, y1)], colour, POLE, z=z)
         lit = half * 0.5 * (1 if self.sun > 0 else -1)
-        self.polygon([(x0 + lit * 0.6, y0), (x0 + lit * 1.5, y0), (x0 + lit * 1.3, y1), (x0 + lit * 0.5, y1)], (255, 255, 255), z=z, alpha=0.22)
-        self.polygon([(x0 - half * 1.6, y0), (x0 + half * 1.6, y0), (x0 + half * 1.6, y0 - s * 0.25), (x0 - half * 1.6, y0 - s * 0.25)], colour, POLE, z=z)
+        self.polygon(
+            [(x0 + lit * 0.6, y0), (x0 + lit * 1.5, y0), (x0 + lit * 1.3, y1), (x0 + lit * 0.5, y1)], (255, 255, 255), z=z, alpha=0.22
+        )
+        self.polygon(
+            [(x0 - half * 1.6, y0), (x0 + half * 1.6, y0), (x0 + half * 1.6, y0 - s * 0.25), (x0 - half * 1.6, y0 - s * 0.25)],
+            colour,
+            POLE,
+            z=z,
+        )
         return x0, y1, s
 
     def pole_colour(self) -> Colour:
@@ -1154,7 +1216,9 @@ class _Scene:
             self.limb(end, (end[0] + towards * 0.5 * s, end[1] + 0.05 * s), s * 0.22, s * 0.16, _mix(colour, (30, 30, 30), 0.3), POLE, z=z)
             self.ellipse(end[0] + towards * 0.25 * s, end[1] + 0.12 * s, 0.22 * s, 0.07 * s, glow, POLE, z=z)
         else:
-            self.polygon([(px - 0.14 * s, py), (px + 0.14 * s, py), (px + 0.24 * s, py - 0.5 * s), (px - 0.24 * s, py - 0.5 * s)], glow, POLE, z=z)
+            self.polygon(
+                [(px - 0.14 * s, py), (px + 0.14 * s, py), (px + 0.24 * s, py - 0.5 * s), (px - 0.24 * s, py - 0.5 * s)], glow, POLE, z=z
+            )
             cap = [(px - 0.28 * s, py - 0.5 * s), (px + 0.28 * s, py - 0.5 * s), (px, py - 0.72 * s)]
             self.polygon(cap, _mix(colour, (20, 20, 20), 0.3), POLE, z=z)
 
@@ -1172,7 +1236,12 @@ class _Scene:
         colour = self.pick(((52, 56, 60), (120, 122, 126), (196, 60, 48)))
         for i in (2, 1, 0):
             px, py, s = self.pole(x, z + i * 1.6, 0.95, 0.24, colour)
-            self.polygon([(px - 0.12 * s, py), (px + 0.12 * s, py), (px + 0.12 * s, py + 0.2 * s), (px - 0.12 * s, py + 0.2 * s)], (236, 234, 226), POLE, z=z)
+            self.polygon(
+                [(px - 0.12 * s, py), (px + 0.12 * s, py), (px + 0.12 * s, py + 0.2 * s), (px - 0.12 * s, py + 0.2 * s)],
+                (236, 234, 226),
+                POLE,
+                z=z,
+            )
 
     def traffic_light(self, x: float, z: float) -> None:
         """Lights on a pole, or on an arm over the road too."""
@@ -1188,7 +1257,7 @@ class _Scene:
             self.limb((px, py), (px + reach, py), s * 0.18, s * 0.15, colour, POLE, z=z)
             spots.append((px + reach, py - 0.1 * s))
         for cx, top in spots:
-            self.light_box(cx, top, s * self.uniform(1.0, 1.15), state, housing, z)
+            self.light_box(cx, top, s * self.uniform(1.1, 1.25), state, housing, z)
         if self.chance(0.35):
             self.sign_plate(px, py + (1.7 if not gantry else 1.2) * s, s * 0.85, z)
 
@@ -1196,7 +1265,12 @@ class _Scene:
         half, high = 0.27 * s, 1.3 * s
         if self.chance(0.35):
             edge = 0.1 * s
-            board = [(cx - half - edge, top - edge), (cx + half + edge, top - edge), (cx + half + edge, top + high + edge), (cx - half - edge, top + high + edge)]
+            board = [
+                (cx - half - edge, top - edge),
+                (cx + half + edge, top - edge),
+                (cx + half + edge, top + high + edge),
+                (cx - half - edge, top + high + edge),
+            ]
             self.polygon(board, (228, 228, 224), TRAFFIC_LIGHT, z=z)
         self.polygon([(cx - half, top), (cx + half, top), (cx + half, top + high), (cx - half, top + high)], housing, TRAFFIC_LIGHT, z=z)
         lamps = ((255, 44, 40), (255, 196, 40), (60, 240, 130))
@@ -1211,7 +1285,7 @@ class _Scene:
         """One or two signs on a pole."""
         height = self.uniform(2.5, 3.1)
         px, py, s = self.pole(x, z, height, self.uniform(0.15, 0.2), self.pick(((150, 154, 158), (110, 112, 116))))
-        self.sign_plate(px, py + 0.1 * s, s * self.uniform(0.95, 1.25), z)
+        self.sign_plate(px, py + 0.1 * s, s * self.uniform(1.15, 1.4), z)
         if self.chance(0.35):
             self.sign_plate(px, py + 1.15 * s, s * 0.8, z)
 
@@ -1296,7 +1370,7 @@ class _Scene:
         lane = self.road_half * 0.48
         if self.rails and self.chance(0.8):
             heading = self.pick(("away", "towards"))
-            self.add(self.tram, self.tram_side * self.road_half * 0.45, self.uniform(9, 26), 1.3, 22, heading)
+            self.add(self.tram, self.tram_side * self.road_half * 0.45, self.uniform(8, 16), 1.3, 22, heading)
         if self.chance(0.12):
             z = self.uniform(11, 20)
             self.add_crossing(self.pick((self.bus, self.truck)), z, 10)
@@ -1305,10 +1379,10 @@ class _Scene:
             if self.chance(probability):
                 side = self.pick((-1, 1))
                 x = side * lane
-                self.add(make, x, self.uniform(8, 30), 1.4, 11, "away" if side > 0 else "towards")
+                self.add(make, x, self.uniform(7, 16), 1.4, 11, "away" if side > 0 else "towards")
         for side in (-1, 1):
-            z = self.uniform(7, 22)
-            for _ in range(int(self.rng.integers(0, 4))):
+            z = self.uniform(6.5, 15)
+            for _ in range(int(self.rng.integers(0, 3))):
                 self.add(self.car, side * lane + self.uniform(-0.3, 0.3), z, 1.0, 4.8, "away" if side > 0 else "towards")
                 z += self.uniform(8, 22)
         if self.chance(0.2):
@@ -1316,7 +1390,7 @@ class _Scene:
         if self.road_half > 4.4 and self.chance(0.6):
             side = self.pick((-1, 1))
             z = self.uniform(5, 12)
-            while z < 45:
+            while z < 26:
                 if self.chance(0.7):
                     self.add(self.car, side * (self.road_half - 1.0), z, 0.95, 4.8, self.pick(("away", "towards")))
                 z += self.uniform(5.6, 8)
@@ -1335,33 +1409,33 @@ class _Scene:
         crowd = self.pick((0.5, 1.0, 2.0))
         for side in (-1, 1):
             for _ in range(int(self.rng.poisson(2.2 * crowd))):
-                self.add(self.person, self.walkway(side), 6 + 22 * self.rng.random() ** 1.4, 0.35, 0.2)
+                self.add(self.person, self.walkway(side), 6 + 10 * self.rng.random() ** 1.3, 0.45, 0.3)
         for _ in range(int(self.rng.poisson(0.5))):
-            self.add(self.person, self.uniform(-0.9, 0.9) * self.road_half, self.uniform(8, 20), 0.4, 0.2)
-        for make, count in ((self.bicycle, 0.75), (self.motorcycle, 0.6)):
+            self.add(self.person, self.uniform(-0.9, 0.9) * self.road_half, self.uniform(7, 14), 0.5, 0.3)
+        for make, count in ((self.bicycle, 0.8), (self.motorcycle, 0.8)):
             for _ in range(int(self.rng.poisson(count))):
                 behind = self.chance(0.5)
                 x = self.uniform(-0.9, 0.9) * self.road_half
-                self.add(make, x, self.uniform(6, 17), 0.5 if behind else 1.0, 0.8, True, behind)
+                self.add(make, x, self.uniform(6, 12), 0.7 if behind else 1.3, 0.8, True, behind)
         for make, probability in ((self.bicycle, 0.4), (self.motorcycle, 0.38)):
             if self.chance(probability):
-                side, z = self.pick((-1, 1)), self.uniform(6.5, 14)
+                side, z = self.pick((-1, 1)), self.uniform(6, 10)
                 for i in range(int(self.rng.integers(1, 4))):
-                    self.add(make, side * (self.kerb + self.uniform(0.7, 1.3)), z + 1.1 * i, 0.9, 0.1, False, self.chance(0.15))
+                    self.add(make, side * (self.kerb + self.uniform(0.7, 1.3)), z + 1.5 * i, 1.1, 0.2, False, self.chance(0.15))
 
     def furniture(self) -> None:
         edge = self.kerb + 0.35
         for side in (-1, 1):
             z = self.uniform(6, 12)
             kind = self.pick((self.lamp, self.utility_pole), (0.75, 0.25))
-            while z < 40:
+            while z < 26:
                 if self.chance(0.75):
                     self.add(kind, side * edge, z, 0.2, 0.2)
                 z += self.uniform(8, 13)
             if self.chance(0.5):
-                self.add(self.traffic_light, side * edge, self.uniform(7, 15), 0.25, 0.2)
-            for _ in range(int(self.rng.poisson(0.8))):
-                self.add(self.sign, side * (edge + self.uniform(0, 0.3)), self.uniform(6.5, 16), 0.3, 0.2)
+                self.add(self.traffic_light, side * edge, self.uniform(6.5, 11), 0.3, 0.3)
+            for _ in range(int(self.rng.poisson(0.9))):
+                self.add(self.sign, side * (edge + self.uniform(0, 0.3)), self.uniform(6, 11), 0.35, 0.3)
             if self.chance(0.15):
                 self.add(self.bollards, side * edge, self.uniform(7, 12), 0.2, 3.4)
             z = self.uniform(5, 15)
@@ -1398,32 +1472,35 @@ class _Scene:
         for _, thing in sorted(self.things, key=lambda item: -item[0]):
             thing()
         labels = np.asarray(self.labels)[_SUPERSAMPLING // 2 :: _SUPERSAMPLING, _SUPERSAMPLING // 2 :: _SUPERSAMPLING].copy()
-        image = np.asarray(self.image.reduce(_SUPERSAMPLING), dtype=np.float32)
+        image = np.array(self.image.reduce(_SUPERSAMPLING), dtype=np.float32)
         return self.finish(image, labels), labels
 
     def finish(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Surface texture on the ground, falling rain or snow, the camera's colour cast, contrast and noise."""
         height, width = labels.shape
         y, x = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)[None]
-        z = self.focal * self.camera_y / np.maximum(y - self.horizon + 0.5, 0.5)
+        first = math.ceil(self.horizon)  # there is no ground above
+        z = self.focal * self.camera_y / (y[first:] - self.horizon + 0.5)
         across = (x - self.middle) * z / self.focal
         grain = self.rng.normal(0, 1, (128, 128)).astype(np.float32)
         coarse = np.asarray(Image.fromarray(grain[:32, :32]).resize((128, 128), Image.Resampling.BICUBIC))
-        cell = ((across * 14).astype(np.int64) % 128, np.broadcast_to((z * 10).astype(np.int64) % 128, across.shape))
-        slow = ((across * 9).astype(np.int64) % 128, np.broadcast_to((z * 5).astype(np.int64) % 128, across.shape))
+        texture = grain[(across * 14).astype(np.int32) & 127, (z * 10).astype(np.int32) & 127] * 0.7
+        texture += coarse[(across * 9).astype(np.int32) & 127, (z * 5).astype(np.int32) & 127] * 0.9
         strength = np.zeros(256, np.float32)
         strength[[ROAD, SIDEWALK, TERRAIN]] = self.uniform(0.02, 0.05), self.uniform(0.015, 0.035), self.uniform(0.05, 0.1)
-        fade = np.clip(14 / z, 0, 1)
-        image = image * (1 + (strength[labels] * fade * (grain[cell] * 0.7 + coarse[slow] * 0.9))[..., None])
+        image[first:] *= (1 + strength[labels[first:]] * np.clip(14 / z, 0, 1) * texture)[..., None]
         image = self.weather_over(image)
-        cast = self.rng.uniform(0.94, 1.06, 3).astype(np.float32)
-        contrast = self.uniform(0.88, 1.1)
-        image = (image * cast - 118) * contrast + 118 + self.uniform(-10, 10)
+        image *= self.rng.uniform(0.94, 1.06, 3).astype(np.float32)  # the camera's white balance
+        image -= 118
+        image *= self.uniform(0.88, 1.1)  # contrast around a middle grey
+        image += 118
+        image += self.uniform(-10, 10)
         radius = ((x / width - 0.5) ** 2 + (y / height - 0.5) ** 2) * 2
-        image = image * (1 - self.uniform(0, 0.22) * radius)[..., None]
+        image *= (1 - self.uniform(0, 0.22) * radius)[..., None]
         noise = self.rng.standard_normal((height, width, 3), dtype=np.float32)
-        image = image + noise * self.uniform(1.5, 6)
-        return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+        noise *= self.uniform(1.5, 5)
+        image += noise
+        return np.clip(np.rint(image, out=image), 0, 255).astype(np.uint8)
 
     def weather_over(self, image: np.ndarray) -> np.ndarray:
         if self.weather not in ("rain", "snow"):
