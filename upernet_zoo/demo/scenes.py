@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 (SKY, PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE) = range(10, 19)
 
 _SUPERSAMPLING = 3  # odd, so that there is a middle pixel
-_FIGURES = 1.3  # people, bikes, poles and signs are drawn this much larger than life: it is a toy town
+_FIGURES = 1.6  # people, bikes, poles and signs are drawn this much larger than life: it is a toy town
 _FAR = 90.0  # metres; the street ends here
 _NEAR = 1.2  # metres; what is nearer is moved here before it is projected
 _CIRCLE = [(math.cos(2 * math.pi * i / 18), math.sin(2 * math.pi * i / 18)) for i in range(18)]
@@ -77,7 +77,7 @@ class _Scene:
         self.camera_y = self.uniform(1.8, 3.1)
         self.bend = self.uniform(-1, 1) * 0.0014
         # light: where the sun stands (-1 left, 1 right), how much of the light comes from it, and the air
-        self.weather = self.pick(("clear", "fair", "overcast", "dusk", "fog", "rain", "snow"), (0.25, 0.25, 0.16, 0.13, 0.07, 0.08, 0.06))
+        self.weather = self.pick(("clear", "fair", "overcast", "dusk", "fog", "rain", "snow"), (0.3, 0.3, 0.17, 0.11, 0.04, 0.05, 0.03))
         self.sun = self.uniform(-1, 1)
         self.sun_share = {"clear": 0.45, "fair": 0.38, "dusk": 0.3}.get(self.weather, 0.12)
         self.exposure = {"dusk": 0.66, "rain": 0.78, "fog": 0.95}.get(self.weather, 1.0) * self.uniform(0.88, 1.1)
@@ -86,7 +86,7 @@ class _Scene:
         self.haze = self.sky_colours[1]
         # the street's cross-section
         self.road_half = self.uniform(3.6, 5.6)
-        self.kerb = self.road_half + (self.uniform(0.8, 1.6) if self.chance(0.3) else 0)  # a grass strip between road and pavement
+        self.kerb = self.road_half + (self.uniform(1.6, 2.4) if self.chance(0.2) else 0)  # a grass strip between road and pavement
         self.lot = self.kerb + self.uniform(1.8, 3.8)
         self.taken: list[tuple[float, float, float, float]] = []
         self.things: list[tuple[float, Callable[[], None]]] = []
@@ -429,7 +429,7 @@ class _Scene:
         self.box_building(min(inner, outer), max(inner, outer), z0, z1, self.uniform(5.5, 19))
 
     def wall_colour(self) -> Colour:
-        kind = self.pick(("plaster", "brick", "grey", "bold"), (0.42, 0.25, 0.2, 0.13))
+        kind = self.pick(("plaster", "brick", "grey", "bold"), (0.52, 0.1, 0.25, 0.13))
         if kind == "brick":
             return _hsv(self.uniform(0.0, 0.06), self.uniform(0.4, 0.65), self.uniform(0.38, 0.65))
         if kind == "grey":
@@ -579,11 +579,11 @@ class _Scene:
             "height": self.uniform(1.5, 2.2) if kind == self.fence else self.uniform(1.7, 2.8),
             "style": self.pick(("pickets", "planks")) if kind == self.fence else self.pick(("brick", "stone")),
         }
-        wood = _hsv(self.uniform(0.05, 0.1), self.uniform(0.3, 0.6), self.uniform(0.3, 0.65))
+        wood = _hsv(self.uniform(0.07, 0.11), self.uniform(0.5, 0.75), self.uniform(0.45, 0.7))
         if kind == self.fence:
             look["colour"] = self.pick(((235, 235, 230), wood)) if look["style"] == "pickets" else wood
         else:
-            look["colour"] = _hsv(self.uniform(0.03, 0.1), self.uniform(0.15, 0.5), self.uniform(0.3, 0.5))
+            look["colour"] = _hsv(self.uniform(0.0, 0.05), self.uniform(0.4, 0.65), self.uniform(0.3, 0.5))
         x = side * (self.lot + 0.15)
         if self.chance(0.65):
             out = side * (self.lot + self.uniform(8, 16))
@@ -1185,7 +1185,7 @@ class _Scene:
         at, s = self.figure_frame(x, z, 1)
         self.shadow(x, z, 0.25, 0.15)
         (x0, y0), (_, y1) = at(0, 0), at(0, height)
-        half = s * thick * 0.75
+        half = s * thick * 0.8
         self.polygon([(x0 - half, y0), (x0 + half, y0), (x0 + half * 0.85, y1), (x0 - half * 0.85, y1)], colour, POLE, z=z)
         lit = half * 0.5 * (1 if self.sun > 0 else -1)
         self.polygon(
@@ -1390,7 +1390,7 @@ class _Scene:
         if self.road_half > 4.4 and self.chance(0.6):
             side = self.pick((-1, 1))
             z = self.uniform(5, 12)
-            while z < 26:
+            while z < 20:
                 if self.chance(0.7):
                     self.add(self.car, side * (self.road_half - 1.0), z, 0.95, 4.8, self.pick(("away", "towards")))
                 z += self.uniform(5.6, 8)
@@ -1408,18 +1408,18 @@ class _Scene:
     def people(self) -> None:
         crowd = self.pick((0.5, 1.0, 2.0))
         for side in (-1, 1):
-            for _ in range(int(self.rng.poisson(2.2 * crowd))):
-                self.add(self.person, self.walkway(side), 6 + 10 * self.rng.random() ** 1.3, 0.45, 0.3)
+            for _ in range(int(self.rng.poisson(1.6 * crowd))):
+                self.add(self.person, self.walkway(side), 6 + 6 * self.rng.random(), 0.5, 0.4)
         for _ in range(int(self.rng.poisson(0.5))):
-            self.add(self.person, self.uniform(-0.9, 0.9) * self.road_half, self.uniform(7, 14), 0.5, 0.3)
+            self.add(self.person, self.uniform(-0.9, 0.9) * self.road_half, self.uniform(7, 11), 0.6, 0.4)
         for make, count in ((self.bicycle, 0.8), (self.motorcycle, 0.8)):
             for _ in range(int(self.rng.poisson(count))):
                 behind = self.chance(0.5)
                 x = self.uniform(-0.9, 0.9) * self.road_half
-                self.add(make, x, self.uniform(6, 12), 0.7 if behind else 1.3, 0.8, True, behind)
+                self.add(make, x, self.uniform(6, 10), 0.8 if behind else 1.5, 0.8, True, behind)
         for make, probability in ((self.bicycle, 0.4), (self.motorcycle, 0.38)):
             if self.chance(probability):
-                side, z = self.pick((-1, 1)), self.uniform(6, 10)
+                side, z = self.pick((-1, 1)), self.uniform(6, 9)
                 for i in range(int(self.rng.integers(1, 4))):
                     self.add(make, side * (self.kerb + self.uniform(0.7, 1.3)), z + 1.5 * i, 1.1, 0.2, False, self.chance(0.15))
 
@@ -1428,7 +1428,7 @@ class _Scene:
         for side in (-1, 1):
             z = self.uniform(6, 12)
             kind = self.pick((self.lamp, self.utility_pole), (0.75, 0.25))
-            while z < 26:
+            while z < 20:
                 if self.chance(0.75):
                     self.add(kind, side * edge, z, 0.2, 0.2)
                 z += self.uniform(8, 13)
@@ -1498,7 +1498,7 @@ class _Scene:
         radius = ((x / width - 0.5) ** 2 + (y / height - 0.5) ** 2) * 2
         image *= (1 - self.uniform(0, 0.22) * radius)[..., None]
         noise = self.rng.standard_normal((height, width, 3), dtype=np.float32)
-        noise *= self.uniform(1.5, 5)
+        noise *= self.uniform(1.5, 4)
         image += noise
         return np.clip(np.rint(image, out=image), 0, 255).astype(np.uint8)
 
