@@ -9,7 +9,6 @@ verification of the cached file included. The first run converts; the others map
 
 import argparse
 import hashlib
-import json
 import os
 import statistics
 import subprocess
@@ -66,6 +65,7 @@ def main() -> None:
             UPERNET_ZOO_CACHE=str(folder / "cache"),
             TORCH_HOME=str(folder / "torch"),
         )
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
         names = ("upernet_r50_512x512_160k_ade20k", "upernet_r101_512x512_160k_ade20k")
         seconds: dict[str, list[float]] = {name: [] for name in names}
         originals: dict[str, list[int]] = {name: [] for name in names}
