@@ -14,12 +14,10 @@ depends on the seed and i alone: `--only i` runs it again, with a traceback. The
 
 import argparse
 import collections
-import datetime
 import io
 import json
 import os
 import pickletools
-import platform
 import random
 import resource
 import signal
@@ -30,12 +28,12 @@ import time
 import traceback
 import warnings
 import zipfile
-from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import machine  # noqa: E402
 import malicious  # noqa: E402
 import torch  # noqa: E402
 import yaml  # noqa: E402
@@ -122,21 +120,25 @@ class Checkpoints:
         small = [name for name in malicious.BOMBS if not name.startswith(("too_many", "nested_deep", "bytes_made", "many_tensors"))]
         seeds += [malicious.bomb_file(kind, name) for name in small for kind in malicious.FORMATS]
         self.seeds = seeds
-        self.programs = [(self._opcodes(data), legacy) for data, legacy in map(self._object, self.honest)] * 8
-        self.programs += [(self._opcodes(data), bool(i % 2)) for i, data in enumerate(bad)]
+        self.programs = [(self._opcodes(data), wrap) for data, wrap in map(self._taken_apart, self.honest)] * 8
+        self.programs += [(self._opcodes(data), None) for data in bad]
 
     @staticmethod
-    def _object(raw):
-        """The pickle of the object, and whether the file has the old format."""
+    def _taken_apart(raw):
+        """The pickle of a file's object, and a function that puts another one in its place."""
         if raw[:2] == b"PK":
             with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-                return archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl"))), False
+                members = {name.split("/", 1)[1]: archive.read(name) for name in archive.namelist()}
+            data = members.pop("data.pkl")
+            further = [(name, content) for name, content in members.items() if name.startswith("data/")]
+            return data, lambda other: malicious.zip_file(other, further)
         stream = io.BytesIO(raw)
         for _ in range(3):
             collections.deque(pickletools.genops(stream), maxlen=0)
         start = stream.tell()
         collections.deque(pickletools.genops(stream), maxlen=0)
-        return raw[start : stream.tell()], True
+        end = stream.tell()
+        return raw[start:end], lambda other: raw[:start] + other + raw[end:]
 
     @staticmethod
     def _opcodes(data):
@@ -151,17 +153,18 @@ class Checkpoints:
         if how < 0.3:
             return _mutated_bytes(rng, rng.choice(self.seeds if rng.random() < 0.5 else self.honest), self.seeds)
         if how < 0.65:
-            program, legacy = rng.choice(self.programs)
+            program, wrap = rng.choice(self.programs)
             program = list(program)
             for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
                 self._mutate(rng, program)
             data = b"".join(program)
+            if wrap and rng.random() < 0.9:
+                return wrap(data)
         else:
-            legacy = rng.random() < 0.5
             data = b"\x80\x02" + b"".join(rng.choice(rng.choice(self.fragments)) for _ in range(rng.randrange(1, 30)))
             if rng.random() < 0.7:
                 data = b"\x80\x02}" + malicious.text("state_dict") + data[2:] + b"s."
-        return self._file(rng, data, legacy)
+        return self._file(rng, data)
 
     def _mutate(self, rng, program):
         at, how = rng.randrange(len(program)), rng.randrange(6)
@@ -181,12 +184,12 @@ class Checkpoints:
             program[at] = _mutated_bytes(rng, program[at], [b"\xff"])
 
     @staticmethod
-    def _file(rng, data, legacy):
-        if legacy:
+    def _file(rng, data):
+        if rng.random() < 0.5:
             keys = [str(i) for i in range(rng.randrange(3))]
             body = b"".join(struct.pack("<Q", 4) + bytes(16) for _ in keys)
             return malicious.legacy_file(data, keys, body)
-        members = [(f"data/{i}", bytes(rng.choice((4, 8, 16)))) for i in range(rng.randrange(6))]
+        members = [(f"data/{i}", bytes(rng.choice((4, 8, 16, 16)))) for i in range(rng.randrange(3))]
         return malicious.zip_file(data, members)
 
 
@@ -236,7 +239,7 @@ class Safetensors:
         header = json.loads(raw[8 : 8 + length])
         for _ in range(rng.choice((1, 1, 2, 5))):
             _mutated_tree(rng, header)
-        text = json.dumps(header).encode()
+        text = _json(header).encode()
         return struct.pack("<Q", len(text)) + text + raw[8 + length :]
 
 
@@ -260,6 +263,7 @@ _VALUES = [
         1 << 31,
         1 << 64,
         10**400,
+        1 << 20_000,
         0.5,
         -0.0,
         1e308,
@@ -302,7 +306,7 @@ def _mutated_tree(rng, tree):
     if how == 0:
         del node[key]
     elif how == 1 and isinstance(node, dict):
-        node[rng.choice([*_KEYS, *[v for v in _VALUES if isinstance(v, (str, int, float, type(None)))]])] = rng.choice(_VALUES)
+        node[rng.choice(_KEYS)] = _copied(rng.choice(_VALUES))
     elif how == 2:
         node[key] = [node[key]] * rng.randrange(4)
     elif how == 3:
@@ -330,6 +334,15 @@ _KEYS = [
     "num_classes",
     "ignore_index",
 ]
+_KEYS += [value for value in _VALUES if isinstance(value, (str, int, float, type(None)))]
+
+
+def _json(tree, **options):
+    """JSON text, of numbers of any length too."""
+    sys.set_int_max_str_digits(0)
+    text = json.dumps(tree, **options)
+    sys.set_int_max_str_digits(4300)  # Python's own default
+    return text
 
 
 def _copied(value):
@@ -402,6 +415,8 @@ _PIECES = [
         "é = 1\n",
         "a: b = 1\n",
     ),
+    *("0x" + "f" * 5000, "? [a]\n: b\n", "&b [*b]", "Models: &a [[*b, *b], *b]\n", "Name: &n {a: *n}\n"),
+    *("!!timestamp x", "!!bool x", "!!int ''", "!!float ''", "!!omap [1]", "!!pairs [1]", "!!null x", "!!str [1]", "!!map 1", "!!seq 1"),
     "x0: &x0 [a,a,a,a,a,a,a,a,a,a]\n" + "".join(f"x{i}: &x{i} [{','.join([f'*x{i - 1}'] * 10)}]\n" for i in range(1, 9)),
 ]
 
@@ -441,7 +456,7 @@ class Indexes:
         tree = json.loads(rng.choice(self.seeds))
         for _ in range(rng.choice((1, 1, 1, 2, 5))):
             _mutated_tree(rng, tree)
-        return json.dumps(tree, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+        return _json(tree, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
 
 
 class Configs:
@@ -478,9 +493,9 @@ class Configs:
 
 
 def _walk(value):
-    """Every tensor of what was read is touched, so that one that reaches beyond its storage would show."""
+    """Bytes of all tensors of what was read. Each is copied, so that one that reaches beyond its storage would show."""
     if isinstance(value, torch.Tensor):
-        value.contiguous().view(-1)
+        value.clone()
         return value.numel() * value.element_size()
     if isinstance(value, dict):
         value = list(value.values())
@@ -488,7 +503,7 @@ def _walk(value):
 
 
 class Fuzzer:
-    """Targets by name; each takes a number of the input and a generator, and raises what the library raises."""
+    """Makes an input of a target, and gives it to the library."""
 
     def __init__(self, folder):
         self.file = folder / "input"
@@ -552,10 +567,31 @@ def main():
     counts = {target: collections.Counter() for target in dict.fromkeys(TURNS)}
     findings, slowest = [], (0.0, None)
     numbers = range(arguments.start, arguments.start + arguments.count) if arguments.only is None else [arguments.only]
-    begun = time.perf_counter()
+    begun = time.process_time()
+
+    def report():
+        """The numbers so far; also written, so that a run that is stopped leaves what it did."""
+        seconds = time.process_time() - begun
+        done = sum(sum(c.values()) for c in counts.values())
+        found = {
+            **machine.conditions(("torch", "numpy", "safetensors", "PyYAML")),
+            "inputs": done,
+            "outcomes": {target: dict(sorted(c.items())) for target, c in counts.items()},
+            "findings": len(findings),
+            "kinds_of_findings": list({f["what"]: f for f in reversed(findings)}.values())[:20],
+            "cpu_seconds": round(seconds, 1),
+            "inputs_per_cpu_second": round(done / seconds),
+            "slowest_input": {"number": slowest[1], "seconds": round(slowest[0], 3)},
+            "peak_memory_mb": round(_peak_memory() / 2**20),
+            "memory_before_first_input_mb": round(before / 2**20),
+        }
+        if arguments.output:
+            arguments.output.write_text(json.dumps(found, indent=2) + "\n")
+        return found
+
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         fuzzer = Fuzzer(Path(folder))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = _peak_memory()
         for number in numbers:
             rng = random.Random((arguments.seed << 40) + number)
             target = TURNS[number % len(TURNS)]
@@ -569,32 +605,20 @@ def main():
                 if arguments.only is not None:
                     traceback.print_exc()
             counts[target][outcome] += 1
-            if (number + 1) % 50_000 == 0:
-                print(f"{number + 1} inputs, {time.perf_counter() - begun:.0f} s, {len(findings)} findings", flush=True)
-    seconds = time.perf_counter() - begun
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    if peak > MEMORY:
-        findings.append({"what": f"memory: {peak} bytes"})
-    report = {
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(
-            ["python", "benchmarks/fuzz_loader.py", *(a for a in sys.argv[1:] if a != str(arguments.output) and a != "--output")]
-        ),
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in ("torch", "numpy", "safetensors", "PyYAML")}},
-        "inputs": sum(sum(c.values()) for c in counts.values()),
-        "outcomes": {target: dict(sorted(c.items())) for target, c in counts.items()},
-        "findings": len(findings),
-        "first_findings": findings[:20],
-        "seconds": round(seconds, 1),
-        "inputs_per_second": round(len(numbers) / seconds),
-        "slowest_input": {"number": slowest[1], "seconds": round(slowest[0], 3)},
-        "peak_memory_mb": round(peak / 2**20),
-        "memory_before_first_input_mb": round(before * (1 if sys.platform == "darwin" else 1024) / 2**20),
-    }
-    print(json.dumps(report, indent=2))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+            if (number + 1) % 20_000 == 0:
+                report()
+    if _peak_memory() > MEMORY:
+        findings.append({"what": f"memory: {_peak_memory()} bytes"})
+    print(json.dumps(report(), indent=2))
     return 1 if findings else 0
+
+
+def _peak_memory():
+    """The most bytes that this process had in memory at once."""
+    try:  # Linux: unlike ru_maxrss this does not begin with the peak of the process that started this one
+        return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

@@ -122,8 +122,35 @@ def test_predict_refuses_before_it_loads_a_model(tmp_path, capsys):
     for pictures, message in cases:
         assert cli.main(["predict", "no_such_model", *map(str, pictures)]) == 1
         assert message in capsys.readouterr().err
+    assert cli.main(["predict", "no_such_model", str(TINY.photo), "--alpha", "2"]) == 1
+    assert "from 0 to 1" in capsys.readouterr().err
     assert cli.main(["predict", str(TINY.checkpoint), str(TINY.photo), "--device", "cuda:99"]) == 1
-    assert "Try --device cpu" in capsys.readouterr().err
+    assert "Try 'cpu'" in capsys.readouterr().err
+
+
+def test_predict_never_overwrites_a_picture_and_never_segments_its_own_output(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    small = Image.open(TINY.photo).resize((60, 40))
+    small.save(folder / "a.png")
+    small.save(folder / "a_labels.png")  # the user's own
+    before = (folder / "a_labels.png").read_bytes()
+    assert cli.main(["predict", str(TINY.checkpoint), str(folder), "--out", str(folder)]) == 1
+    assert "would be overwritten" in capsys.readouterr().err
+    assert (folder / "a_labels.png").read_bytes() == before
+    monkeypatch.chdir(folder)
+    for _ in range(2):
+        assert cli.main(["predict", str(TINY.checkpoint), "."]) == 0
+        assert "2 of 2 pictures" in capsys.readouterr().out
+
+
+def test_predict_in_windows_of_a_given_size(tmp_path, capsys):
+    arguments = ["predict", str(TINY.checkpoint), str(TINY.photo), "--out", str(tmp_path), "--scales", "0.5"]
+    assert cli.main([*arguments, "--mode", "slide", "--crop", "200x300", "--stride", "150x200"]) == 0
+    for bad in (["--crop", "200"], ["--scales", "big"]):
+        with pytest.raises(SystemExit):
+            cli.main([*arguments, *bad])
+        assert "such as" in capsys.readouterr().err
 
 
 def test_the_console_script_is_this_module():

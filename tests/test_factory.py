@@ -135,7 +135,7 @@ def test_saved_and_loaded_bit_for_bit(small_index, fixture, tmp_path):
     model = uz.create_model(fixture.name, checkpoint=fixture.checkpoint)
     folder = tmp_path / "saved"
     model.save_pretrained(folder)
-    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     loaded = uz.create_model(f"local-dir:{folder}")
     assert same_weights(loaded, model)
     assert (loaded.config, loaded.recipe, loaded.label_set, loaded.origin) == (model.config, model.recipe, model.label_set, model.origin)
@@ -237,3 +237,41 @@ def test_unknown_names_and_keywords(small_index, fixture):
         uz.create_model(3)
     with pytest.raises(ValueError, match="go with a name of the index"):
         uz.create_model("local-dir:x", checkpoint="y")
+
+
+def test_bad_arguments_are_refused_before_anything_is_looked_for(small_index):
+    for keywords, message in (
+        ({"num_classes": -1}, "'num_classes'"),
+        ({"labels": 5}, "labels= takes"),
+        ({"checkpoint": 123}, "checkpoint= takes"),
+        ({"dtype": torch.int32}, "torch.float16"),
+        ({"device": "nowhere"}, "not usable here"),
+        ({"sha256": ""}, "is no SHA-256"),
+        ({"pretrained": False, "checkpoint": "x.pth"}, "go with pretrained=True"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            uz.create_model(ONE.name, local_files_only=True, **keywords)
+        assert isinstance(caught.value, uz.UPerNetZooError)
+    with pytest.raises(errors.ArgumentError, match="is no SHA-256"):
+        uz.load_checkpoint(ONE.checkpoint, sha256="")
+
+
+def test_a_saved_half_precision_model_takes_new_classes(small_index, tmp_path):
+    uz.load_checkpoint(ONE.checkpoint, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="for 3 classes"):
+        model = uz.create_model(f"local-dir:{tmp_path}", num_classes=3)
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 3, 64, 64, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_a_saved_safetensors_file_says_all_itself(fixture, tmp_path):
+    model = uz.load_checkpoint(fixture.checkpoint)
+    model.save_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = uz.load_checkpoint(tmp_path / "model.safetensors")
+    assert (loaded.config, loaded.recipe, loaded.label_set) == (model.config, model.recipe, model.label_set)
+    assert same_weights(loaded, model)
+    x = torch.randn(1, 3, 97, 131)
+    with torch.inference_mode():
+        assert torch.equal(loaded(x), model(x))  # mapped tensors are aligned as torch's own: bit for bit the same

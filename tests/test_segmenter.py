@@ -1,5 +1,7 @@
 """Segmenter and Segmentation against mmsegmentation's label maps and softmax, and against the plain two resizes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import upernet_zoo as uz
-from upernet_zoo import errors, resample
+from upernet_zoo import errors, memory, resample
 from upernet_zoo.models import UPerNet
 from upernet_zoo.segmenter import windows
 
@@ -95,7 +97,7 @@ def test_labels_equal_two_resizes_and_argmax(classes, small, via, size, align_co
     logits = torch.randn(classes, *small, generator=torch.Generator().manual_seed(seed))
     once = F.interpolate(logits[None], via, mode="bilinear", align_corners=align_corners)
     full = F.interpolate(once, size, mode="bilinear", align_corners=align_corners)[0]
-    found = resample.labels(resample.View(logits, via, align_corners), size)
+    found = resample.labels([resample.View(logits, via, align_corners)], size)
     chosen = full.gather(0, found[None].long())[0]
     assert (full.max(0).values - chosen).max() <= 1e-5  # the winner, or one that is as good
 
@@ -154,6 +156,46 @@ def test_more_than_255_classes_are_int16(photo, tmp_path):
     assert segmentation.labels.dtype == np.int16
     with Image.open(segmentation.save(tmp_path / "labels.png")) as image:
         np.testing.assert_array_equal(np.array(image), segmentation.labels)
+
+
+def test_what_cannot_fit_is_refused_before_it_starts(tiny, photo, monkeypatch):
+    monkeypatch.setattr(uz.Segmenter, "_network", lambda *_: pytest.fail("the network ran"))
+    monkeypatch.setattr(memory, "available", lambda device: 40_000)
+    whole = uz.Segmenter(tiny)
+    with pytest.raises(
+        errors.ArgumentError, match=r"150x100 pixels needs about \d.*network.*logits.*result.*free\. .*batch_size=1"
+    ) as refused:
+        whole(photo)
+    with pytest.raises(errors.ArgumentError, match="pixels needs about") as probabilities:
+        whole.probabilities(photo)
+    assert str(probabilities.value) != str(refused.value)  # 5 classes of float32 in place of a byte
+    monkeypatch.setattr(memory, "available", lambda device: None)
+    with pytest.raises(pytest.fail.Exception, match="the network ran"):
+        whole(photo)
+
+
+def test_available_memory(tmp_path, monkeypatch):
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    most = next(int(line.split()[1]) for line in lines if line.startswith("MemTotal:")) * 1024
+    assert 0 < memory.available(torch.device("cpu")) <= most
+    assert memory.available(torch.device("meta")) is None
+    # a job in a scheduler's group that has a limit, version 2 and 1
+    for version, controllers, names in (
+        (2, "", ("memory.max", "memory.current")),
+        (1, "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")),
+    ):
+        root = tmp_path / str(version)
+        monkeypatch.setattr(memory, "_CGROUPS", root)
+        monkeypatch.setattr(memory, "_OWN_CGROUPS", tmp_path / f"own{version}")
+        (tmp_path / f"own{version}").write_text(f"0:{controllers}:/jobs/7\n12:devices:/elsewhere\n")
+        outer = root / controllers / "jobs"
+        (outer / "7").mkdir(parents=True)
+        for name, value in zip(names, ("10000", "7000")):
+            (outer / name).write_text(f"{value}\n")
+        (outer / "memory.stat").write_text("anon 6000\ninactive_file 500\n")
+        for name, value in zip(names, ("max", "7000")):
+            (outer / "7" / name).write_text(f"{value}\n")
+        assert memory.available(torch.device("cpu")) == 3500
 
 
 def test_arguments_are_checked(tiny):

@@ -14,6 +14,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from . import evaluation, index, labels, preprocess
     from .config import Recipe, UPerNetConfig
+    from .evaluation import evaluate
     from .factory import create_model, load_checkpoint
     from .index import ModelEntry, list_models, model_info
     from .models import UPerNet
@@ -28,6 +29,7 @@ _NAMES = {
     "UPerNet": "models",
     "UPerNetConfig": "config",
     "create_model": "factory",
+    "evaluate": "evaluation",
     "evaluation": None,
     "index": None,
     "labels": None,

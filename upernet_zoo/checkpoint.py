@@ -10,7 +10,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,10 @@ class Description:
         origin = data.get("origin", {})
         if not isinstance(origin, Mapping) or not all(isinstance(v, str) for pair in origin.items() for v in pair):
             raise ConfigError(f"{owner}: 'origin' must map text to text, found {origin!r}.")
+        if len(label_set) != config.num_classes:
+            raise ConfigError(f"{owner}: the model has {config.num_classes} classes, and its labels {len(label_set)}.")
+        if len(recipe.mean) != config.in_channels:
+            raise ConfigError(f"{owner}: the model has {config.in_channels} input channels, and its recipe a mean of {len(recipe.mean)}.")
         return cls(config, recipe, label_set, dict(origin))
 
 
@@ -119,6 +123,7 @@ class Checkpoint:
     path: Path
     state_dict: dict[str, Tensor]
     meta: Mapping[str, Any]
+    description: Description | None = None
 
 
 def read(path: str | os.PathLike) -> Checkpoint:
@@ -130,7 +135,10 @@ def read(path: str | os.PathLike) -> Checkpoint:
         CheckpointError: it cannot be read, or holds no state dict.
     """
     path = Path(path)
-    content = safe_load.read(path)
+    if path.suffix == ".safetensors":
+        content, description = read_safetensors(path)
+    else:
+        content, description = safe_load.read(path), None
     meta: Mapping[str, Any] = {}
     for _ in range(4):  # published: {'meta', 'state_dict'}; others wrap in 'model' or 'module', now and then twice
         if not isinstance(content, Mapping):
@@ -146,13 +154,12 @@ def read(path: str | os.PathLike) -> Checkpoint:
         tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path}: holds no state dict (named tensors). Pass the checkpoint file of a trained model.")
-    for prefix in ("module.", "model."):
-        if all(key.startswith(prefix) for key in tensors):
-            tensors = {key[len(prefix) :]: value for key, value in tensors.items()}
+    while prefix := next((p for p in ("module.", "model.") if all(key.startswith(p) for key in tensors)), None):
+        tensors = {key[len(prefix) :]: value for key, value in tensors.items()}
     native = to_native(tensors)
     if len(native) != len(tensors):
         raise CheckpointError(f"{path}: the same tensor stands under a published and a native name. Save the state dict anew.")
-    return Checkpoint(path, {k: v.float() if v.is_floating_point() else v for k, v in native.items()}, meta)
+    return Checkpoint(path, {k: v.float() if v.is_floating_point() else v for k, v in native.items()}, meta, description)
 
 
 def _names(keys: Iterable[str], limit: int = 6) -> str:
@@ -176,6 +183,9 @@ def check_keys(state_dict: Mapping[str, Tensor], model: UPerNet, owner: str) -> 
     if wrong:
         shapes = (f"{k} is {tuple(state_dict[k].shape)} instead of {tuple(expected[k].shape)}" for k in wrong)
         faults.append(f"wrong shape: {_names(shapes)}")
+    kind = [k for k in expected if k in state_dict and state_dict[k].is_floating_point() != expected[k].is_floating_point()]
+    if kind:
+        faults.append(f"wrong dtype: {_names(f'{k} is {state_dict[k].dtype}' for k in kind)}")
     if faults:
         config = model.config
         what = f"UPerNet with ResNet-{config.depth} and {config.num_classes} classes"
@@ -255,13 +265,17 @@ def _infer_config(state_dict: Mapping[str, Tensor], text: dict[str, Any], owner:
     return config, assumed
 
 
-def _infer_recipe(text: dict[str, Any], in_channels: int, owner: str) -> tuple[Recipe, list[str]]:
+def _infer_recipe(text: dict[str, Any], in_channels: int) -> tuple[Recipe, list[str]]:
     pipeline = config_text.find(text, "test_pipeline", kind=(list, tuple))
     pipeline = pipeline or config_text.find(text, "data", "test", "pipeline", kind=(list, tuple)) or ()
     found: dict[str, Any] = {}
     for step in pipeline:
         if isinstance(step, dict) and "img_scale" in step:
-            found["scale"] = step["img_scale"]
+            scale = step["img_scale"]
+            if isinstance(scale, list) and scale and isinstance(scale[0], (list, tuple)):
+                scale = scale[0]  # of several, the first
+            if scale is not None:
+                found["scale"] = scale
             for inner in config_text.find(step, "transforms", kind=(list, tuple)) or ():
                 if config_text.find(inner, "type", kind=str) == "Normalize":
                     found["mean"], found["std"] = inner.get("mean"), inner.get("std")
@@ -279,11 +293,12 @@ def _infer_recipe(text: dict[str, Any], in_channels: int, owner: str) -> tuple[R
         assumed.append("mode='whole'")
     elif test.get("mode") == "slide":
         found.update(mode="slide", crop=test.get("crop_size"), stride=test.get("stride"))
-    return Recipe.from_dict(found, f"{owner}: the config text's recipe"), assumed
+    return Recipe.from_dict(found, "the config text's recipe"), assumed
 
 
-def _infer_labels(meta: Mapping[str, Any], num_classes: int, owner: str) -> tuple[labels.LabelSet, list[str]]:
-    classes, palette = meta.get("CLASSES"), meta.get("PALETTE")
+def _infer_labels(meta: Mapping[str, Any], num_classes: int) -> tuple[labels.LabelSet, list[str]]:
+    dataset = config_text.find(meta, "dataset_meta", kind=dict) or {}  # mmsegmentation 1.x
+    classes, palette = meta.get("CLASSES") or dataset.get("classes"), meta.get("PALETTE") or dataset.get("palette")
     if not isinstance(classes, (list, tuple)) or len(classes) != num_classes:
         return labels.generic(num_classes), [f"class names 'class 0' to 'class {num_classes - 1}'"]
     for name in labels.names():
@@ -303,12 +318,14 @@ def describe(checkpoint: Checkpoint, origin: Mapping[str, str]) -> Description:
     Raises:
         CheckpointError: not a UPerNet with a ResNet-V1c backbone.
     """
+    if checkpoint.description is not None:  # a file that this library wrote says all itself
+        return replace(checkpoint.description, origin=checkpoint.description.origin or origin)
     owner = str(checkpoint.path)
-    text = config_text.parse(checkpoint.meta.get("config"))
+    text = config_text.parse(checkpoint.meta.get("config") or checkpoint.meta.get("cfg"))
     try:
         config, assumed = _infer_config(checkpoint.state_dict, text, owner)
-        recipe, more = _infer_recipe(text, config.in_channels, owner)
-        label_set, yet_more = _infer_labels(checkpoint.meta, config.num_classes, owner)
+        recipe, more = _infer_recipe(text, config.in_channels)
+        label_set, yet_more = _infer_labels(checkpoint.meta, config.num_classes)
     except ConfigError as error:
         raise CheckpointError(f"{owner}: {error}") from None
     if assumed := assumed + more + yet_more:

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import ConfigError
+from .errors import ConfigError, shown
 
 # depth -> (bottleneck blocks?, blocks per stage); He et al. 2016, table 1
 RESNET_STAGES: dict[int, tuple[bool, tuple[int, int, int, int]]] = {
@@ -21,7 +21,7 @@ RESNET_STAGES: dict[int, tuple[bool, tuple[int, int, int, int]]] = {
 
 
 def _fail(owner: str, key: str, expected: str, found: Any) -> None:
-    raise ConfigError(f"{owner}: '{key}' must be {expected}, found {found!r}.")
+    raise ConfigError(f"{owner}: '{key}' must be {expected}, found {shown(found)}.")
 
 
 def _integer(owner: str, key: str, value: Any, minimum: int = 1, maximum: int = 1 << 16) -> int:
@@ -39,11 +39,11 @@ def _pair(owner: str, key: str, value: Any) -> tuple[int, int]:
 def _from_mapping(cls, data: Any, owner: str):
     """Build dataclass `cls` from a mapping; a key it does not have, or one that it needs and does not find, is refused."""
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{owner}: expected a mapping, found {data!r}.")
+        raise ConfigError(f"{owner}: expected a mapping, found {shown(data)}.")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in data:
         if key not in fields:
-            raise ConfigError(f"{owner}: unknown key {key!r}; known keys are {', '.join(fields)}.")
+            raise ConfigError(f"{owner}: unknown key {shown(key)}; known keys are {', '.join(fields)}.")
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and name not in data:
             raise ConfigError(f"{owner}: key '{name}' is missing.")
@@ -84,7 +84,7 @@ class UPerNetConfig:
 
     def __post_init__(self):
         owner = "UPerNetConfig"
-        if isinstance(self.depth, bool) or self.depth not in RESNET_STAGES:
+        if type(self.depth) is not int or self.depth not in RESNET_STAGES:
             _fail(owner, "depth", f"one of {', '.join(map(str, RESNET_STAGES))}", self.depth)
         for key in ("num_classes", "base_channels", "channels", "aux_channels", "in_channels"):
             _integer(owner, key, getattr(self, key))

@@ -6,6 +6,21 @@ knows only Python's own exceptions works too. A message names the file or model,
 
 from __future__ import annotations
 
+import reprlib
+from typing import Any
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 3
+_REPR.maxstring = _REPR.maxother = 100
+
+
+def shown(value: Any) -> str:
+    """`repr` of a value from a file, short even where aliases make a value unfold to billions, or a number has more digits than fit."""
+    try:
+        return _REPR.repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+
 
 class UPerNetZooError(Exception):
     """Base of all errors raised by upernet_zoo."""

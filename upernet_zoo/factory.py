@@ -18,12 +18,12 @@ from . import checkpoint as checkpoints
 from . import hub, index, sources
 from . import labels as label_sets
 from .checkpoint import Description
-from .errors import ArgumentError, MissingFileError, ModelNotFoundError, UnknownKeywordError
+from .config import UPerNetConfig
+from .errors import ArgumentError, CacheError, MissingFileError, ModelNotFoundError, UnknownKeywordError
+from .hub import FOLDER_PREFIX, HUB_PREFIX
 from .models import UPerNet
 from .models.upernet import require_labels_fit
 
-HUB_PREFIX = "hf-hub:"
-FOLDER_PREFIX = "local-dir:"
 # the form of a published file's name: a time stamp, and the first 8 hex digits of the file's SHA-256
 _PUBLISHED_NAME = re.compile(r"_\d{8}_\d{6}-([0-9a-f]{8})\.pth$")
 
@@ -51,7 +51,9 @@ def create_model(
     memory and nothing else is read.
 
     Args:
-        ref: a name of the index (`list_models()`), or "local-dir:" and a folder written by `save_pretrained`.
+        ref: a name of the index (`list_models()`), "local-dir:" and a folder written by `save_pretrained`, or "hf-hub:org/name" or
+            "hf-hub:org/name@revision", a repository written by `push_to_hub`; private and gated ones with `HF_TOKEN` or after
+            `hf auth login`.
         pretrained: False gives freshly initialised weights, and reads and downloads no checkpoint.
         num_classes: replaces exactly the two classifiers (`decode_head.classifier`, `auxiliary_head.classifier`) by new, untrained
             ones, and warns that it did.
@@ -62,42 +64,36 @@ def create_model(
         mirrors: further places to look for the file: URLs or folders.
         device: moves the model there.
         dtype: float32 (as published), float16 or bfloat16.
-        cache_dir: in place of `UPERNET_ZOO_CACHE` and `~/.cache/upernet_zoo`.
+        cache_dir: in place of `UPERNET_ZOO_CACHE` and `~/.cache/upernet_zoo`; for "hf-hub:", of the Hub's cache (`HF_HUB_CACHE`).
         local_files_only: use no network.
         progress: show a progress bar while downloading.
 
     Raises:
-        ModelNotFoundError: no such name; the message has the nearest ones.
+        ModelNotFoundError: no such name; the message has the nearest ones. Or no such repository or revision.
         UnknownKeywordError: a keyword that does not exist (also a TypeError).
-        ArgumentError: arguments that do not fit together.
+        ArgumentError: arguments that do not fit together, or a device that is not there.
+        ConfigError: `num_classes` or `labels` that cannot be, or that do not fit each other.
         MissingFileError, IntegrityError, DownloadError, OfflineError, CacheError, CheckpointError: no good checkpoint was found.
     """
     _refuse_unknown(create_model, unknown)
     label_set = _as_label_set(labels)
-    if not isinstance(ref, str):
+    if not isinstance(ref, str) or not ref:
         raise ArgumentError(f"create_model: expected a name such as 'upernet_r50_512x512_160k_ade20k', found {ref!r}.")
     is_name = not ref.startswith((HUB_PREFIX, FOLDER_PREFIX))
-    if not is_name and (checkpoint is not None or sha256 is not None or mirrors):
+    has_source = checkpoint is not None or sha256 is not None or mirrors
+    if has_source and not is_name:
         raise ArgumentError(f"create_model: checkpoint=, sha256= and mirrors= go with a name of the index, not with {ref!r}.")
+    if has_source and not pretrained:
+        raise ArgumentError("create_model: checkpoint=, sha256= and mirrors= go with pretrained=True.")
+    if checkpoint is not None and not isinstance(checkpoint, (str, os.PathLike)):
+        raise ArgumentError(f"create_model: checkpoint= takes the path of a file, found {checkpoint!r}.")
+    check_device(device, dtype)
     if is_name:
         entry = _entry(ref)
         description = Description(entry.config, entry.recipe, entry.label_set)
-        if pretrained:
-            model = load_entry(
-                entry,
-                checkpoint=checkpoint,
-                sha256=sha256,
-                mirrors=mirrors,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                progress=progress,
-            )
-    elif ref.startswith(FOLDER_PREFIX):
-        description = hub.read_description(ref[len(FOLDER_PREFIX) :])
-        if pretrained:
-            model = hub.load_folder(ref[len(FOLDER_PREFIX) :])
     else:
-        raise ArgumentError(f"{ref}: loading from the Hugging Face Hub comes with the next version. Use a name of the index.")
+        folder = hub.find_folder(ref, weights=pretrained, cache_dir=cache_dir, local_files_only=local_files_only, progress=progress)
+        description = hub.read_description(folder)
     config = description.config
     if num_classes is None and label_set is not None and len(label_set) != config.num_classes:
         num_classes = len(label_set)
@@ -106,9 +102,21 @@ def create_model(
         label_set = label_set or label_sets.generic(num_classes)
         require_labels_fit(config, label_set)
     if not pretrained:
-        model = UPerNet(config, description.recipe, label_set or description.label_set).eval()
-    elif num_classes is not None:
-        _replace_classifiers(model, num_classes, label_set, ref)
+        return UPerNet(config, description.recipe, label_set or description.label_set).eval().to(device=device, dtype=dtype)
+    if is_name:
+        model = load_entry(
+            entry,
+            checkpoint=checkpoint,
+            sha256=sha256,
+            mirrors=mirrors,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            progress=progress,
+        )
+    else:
+        model = hub.load_folder(folder)
+    if num_classes is not None:
+        _replace_classifiers(model, config, label_set, ref)
     elif label_set is not None:
         model.label_set = label_set
     return model.to(device=device, dtype=dtype)
@@ -140,12 +148,15 @@ def load_checkpoint(
         CheckpointError: it cannot be read, or holds something other than a UPerNet with a ResNet-V1c backbone.
     """
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise MissingFileError(f"{path} is a folder. If save_pretrained wrote it: create_model('{FOLDER_PREFIX}{path}').")
     if not path.is_file():
         raise MissingFileError(f"No checkpoint file at {path}. Check the path.")
+    check_device(device, dtype)
     published = _PUBLISHED_NAME.search(path.name)
-    digest = sha256 or (published and published[1])
+    digest = sha256 if sha256 is not None or published is None else published[1]
     origin = {"file": path.name}
-    if digest:
+    if digest is not None:
         origin["sha256"] = sources.verify_file(path, digest, what=path.name)
     content = checkpoints.read(path)
     checkpoints.check_finite(content.state_dict, str(path))
@@ -168,7 +179,23 @@ def _as_label_set(labels: label_sets.LabelSet | str | Sequence[str] | None) -> l
         return labels
     if isinstance(labels, str):
         return label_sets.get(labels)
+    if not isinstance(labels, Sequence):
+        raise ArgumentError(f"labels= takes a LabelSet, the name of one, or a list of class names, found {labels!r}.")
     return label_sets.LabelSet(name="custom", classes=tuple(labels))
+
+
+def check_device(device: torch.device | str | None, dtype: torch.dtype | None = None) -> None:
+    """Refuse a device that is not there, and a dtype that no model runs in, before anything is loaded.
+
+    Raises:
+        ArgumentError: names it.
+    """
+    if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
+        raise ArgumentError(f"dtype={dtype!r}: a model runs in torch.float32, torch.float16 or torch.bfloat16.")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ArgumentError(f"Device {device!r} is not usable here ({str(error).splitlines()[0]}). Try 'cpu'.") from None
 
 
 def _entry(name: str) -> index.ModelEntry:
@@ -200,7 +227,7 @@ def load_entry(
     Raises:
         UPerNetZooError: as `create_model`.
     """
-    wanted = (sha256 or entry.sha256).lower()
+    wanted = entry.sha256 if sha256 is None else sources.check_digest(sha256)
     target = sources.cache_root(cache_dir) / "converted" / f"{entry.name}-{wanted[:8]}.safetensors"
     model = _converted(entry, target, wanted) if checkpoint is None else None
     if model is not None:
@@ -211,6 +238,8 @@ def load_entry(
         if model is None:
             _convert(entry, found, target)
             model = _converted(entry, target, found.sha256)
+    if model is None:
+        raise CacheError(f"{entry.name}: the receipt of {target} could not be written. Free some space, or name another cache_dir=.")
     return model
 
 
@@ -230,19 +259,20 @@ def _convert(entry: index.ModelEntry, found: sources.Found, target: Path) -> Non
         checkpoints.check_keys(content.state_dict, UPerNet(entry.config), f"{entry.name}: {found.path}")
     checkpoints.check_finite(content.state_dict, f"{entry.name}: {found.path}")
     origin = {"model": entry.name, "file": entry.file_name, "sha256": found.sha256, "url": entry.weights}
+    origin["tensors"] = hub.fingerprint(content.state_dict)
     description = Description(entry.config, entry.recipe, entry.label_set, origin)
     sources.write_atomically(target, lambda path: checkpoints.write_safetensors(path, description, content.state_dict))
     sources.write_receipt(target, sources.file_digest(target)[0], str(found.path))
 
 
-def _replace_classifiers(model: UPerNet, num_classes: int, label_set: label_sets.LabelSet, ref: str) -> None:
-    model.config = dataclasses.replace(model.config, num_classes=num_classes)
-    model.label_set = label_set
+def _replace_classifiers(model: UPerNet, config: UPerNetConfig, label_set: label_sets.LabelSet, ref: str) -> None:
+    model.config, model.label_set = config, label_set
     for head in (model.decode_head, model.auxiliary_head):
-        head.classifier = nn.Conv2d(head.classifier.in_channels, num_classes, 1)
+        weight = head.classifier.weight
+        head.classifier = nn.Conv2d(weight.shape[1], config.num_classes, 1, device=weight.device, dtype=weight.dtype)
         model.reset_classifier(head.classifier)
     warnings.warn(
-        f"{ref}: decode_head.classifier and auxiliary_head.classifier are new and untrained, for {num_classes} classes; "
+        f"{ref}: decode_head.classifier and auxiliary_head.classifier are new and untrained, for {config.num_classes} classes; "
         "all other weights are the pretrained ones.",
         stacklevel=3,
     )

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from . import labels
 from .config import Recipe, UPerNetConfig
-from .errors import ArgumentError, ConfigError, IndexFormatError, MissingFileError, ModelNotFoundError
+from .errors import ArgumentError, ConfigError, IndexFormatError, MissingFileError, ModelNotFoundError, shown
 
 ENVIRONMENT = "UPERNET_ZOO_INDEX"
 TASK = "Semantic Segmentation"
@@ -148,14 +148,14 @@ class _Reader:
     def __init__(self, path: Path, owner: str, data: Any, allowed: tuple[str, ...] | None = None):
         self.path, self.owner = path, owner
         if not isinstance(data, Mapping):
-            raise IndexFormatError(f"{path}: {owner}: expected a mapping, found {data!r}.")
+            raise IndexFormatError(f"{path}: {owner}: expected a mapping, found {shown(data)}.")
         self.data = data
         for key in data:
             if allowed is not None and key not in allowed:
-                raise IndexFormatError(f"{path}: {owner}: unknown key {key!r}; known keys are {', '.join(allowed)}.")
+                raise IndexFormatError(f"{path}: {owner}: unknown key {shown(key)}; known keys are {', '.join(allowed)}.")
 
     def fail(self, key: str, expected: str, found: Any) -> None:
-        what = "is missing" if found is None else f"is {found!r}"
+        what = "is missing" if found is None else f"is {shown(found)}"
         raise IndexFormatError(f"{self.path}: {self.owner}: key '{key}' {what}; expected {expected}.")
 
     def text(self, key: str, pattern: re.Pattern | None = None, expected: str = "text") -> str:
@@ -234,7 +234,7 @@ def _label_set(config: _Reader) -> labels.LabelSet:
 
 def _entry(path: Path, number: int, data: Any, hub_orgs: Mapping[str, str | None]) -> ModelEntry:
     name = data.get("Name") if isinstance(data, Mapping) else None
-    reader = _Reader(path, f"model {name!r}" if name else f"model number {number + 1}", data, _MODEL_KEYS)
+    reader = _Reader(path, f"model {shown(name)}" if name else f"model number {number + 1}", data, _MODEL_KEYS)
     name = reader.text("Name", _NAME, "a plain name of letters, digits, '_', '-' and '.'")
     collection = reader.text("In Collection")
     if collection not in hub_orgs:
@@ -314,7 +314,7 @@ def load(path: str | os.PathLike) -> Index:
         raise IndexFormatError(f"{path}: cannot be read as a model index: {error}.") from None
     try:
         data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # beside YAMLError, whatever PyYAML's constructors do with an explicit tag (`!!bool x`: KeyError)
         raise IndexFormatError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, Mapping) or not isinstance(data.get("Models"), list):
         raise IndexFormatError(f"{path}: not a model index: expected the keys 'Collections' and 'Models', each a list.")

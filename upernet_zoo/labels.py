@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ArgumentError, ConfigError, ModelNotFoundError
+from .errors import ArgumentError, ConfigError, ModelNotFoundError, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,12 +53,14 @@ class LabelSet:
     title: str = ""
 
     def __post_init__(self):
-        owner = f"Label set {self.name!r}"
+        owner = f"Label set {shown(self.name)}"
         if not isinstance(self.name, str) or not self.name:
-            raise ConfigError(f"Label set: the name must be text, found {self.name!r}.")
+            raise ConfigError(f"Label set: the name must be text, found {shown(self.name)}.")
+        if not isinstance(self.title, str):
+            raise ConfigError(f"{owner}: the title must be text, found {shown(self.title)}.")
         good = isinstance(self.classes, Sequence) and not isinstance(self.classes, str)
         if not good or not self.classes or not all(isinstance(c, str) for c in self.classes):
-            raise ConfigError(f"{owner}: classes must be a list of names, found {self.classes!r}.")
+            raise ConfigError(f"{owner}: classes must be a list of names, found {shown(self.classes)}.")
         count = len(self.classes)
         if count > 1 << 15:
             raise ConfigError(f"{owner}: {count} classes; at most {1 << 15} can be told apart in a label map.")
@@ -77,7 +79,7 @@ class LabelSet:
         for key, taken in (("ignore_index", range(count)), ("void_id", ids)):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_ID:
-                raise ConfigError(f"{owner}: {key} must be a whole number from 0 to {_MAX_ID}, found {value!r}.")
+                raise ConfigError(f"{owner}: {key} must be a whole number from 0 to {_MAX_ID}, found {shown(value)}.")
             if value == 255 and value in taken:  # the default, and there are more than 255 classes or masks of 0 and 255
                 value = _MAX_ID
             if value in taken:
@@ -157,10 +159,10 @@ class LabelSet:
             ConfigError: an unknown key, or values that do not fit together.
         """
         if not isinstance(data, Mapping):
-            raise ConfigError(f"Label set: expected a mapping, found {data!r}.")
-        unknown = sorted(set(map(str, data)) - set(cls.__dataclass_fields__))
+            raise ConfigError(f"Label set: expected a mapping, found {shown(data)}.")
+        unknown = [key for key in data if key not in cls.__dataclass_fields__]
         if unknown:
-            raise ConfigError(f"Label set: unknown key {unknown[0]!r}; known keys are {', '.join(cls.__dataclass_fields__)}.")
+            raise ConfigError(f"Label set: unknown key {shown(unknown[0])}; known keys are {', '.join(cls.__dataclass_fields__)}.")
         try:
             return cls(**data)
         except TypeError as error:

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 # and 40 MB of histories. A malicious one can turn each opcode into some 200 bytes of memory, each call into 1000, and text into
 # four times its size, so that these limits keep a process below 1 GB.
 MAX_PICKLE_BYTES = 64 << 20
-MAX_OPCODES = 1_000_000
-MAX_CALLS = 100_000
+MAX_OPCODES = 500_000
+MAX_CALLS = 50_000
 MAX_DEPTH = 100
 MAX_DIMENSIONS = 16
 
@@ -103,12 +103,17 @@ def _is_leaf(value: Any, kind: str) -> bool:
 
 
 class Machine:
-    """Walks the pickles of one file. `budget` is the size of the file in bytes: what tensors and arrays may add up to."""
+    """Walks the pickles of one file of `file_size` bytes.
 
-    def __init__(self, budget: int):
-        self.budget = budget
-        self.storages: dict[str, tuple[int, int]] = {}  # key -> (bytes of an element, elements)
+    Attributes:
+        storages: key -> (bytes of an element, elements), as declared; whoever knows the file's layout compares.
+        globals: full names of those that were met.
+    """
+
+    def __init__(self, file_size: int):
+        self.storages: dict[str, tuple[int, int]] = {}
         self.globals: set[str] = set()
+        self._file_size = file_size
         self._hooks: list[_OrderedDict] = []
         self._calls = 0
         self._tensor_bytes = 0
@@ -129,8 +134,6 @@ class Machine:
         if elements and offset + sum((n - 1) * step for n, step in zip(size, stride)) >= storage.count:
             raise Unsafe(f"a tensor of shape {size} and stride {stride} at {offset} reaches beyond its storage of {storage.count}")
         self._tensor_bytes += elements * storage.size
-        if self._tensor_bytes > 4 * self.budget:
-            raise Unsafe(f"its tensors add up to more than four times the size of the file ({self.budget} bytes)")
         return _Leaf("tensor")
 
     def _parameter(self, args: tuple) -> Any:
@@ -214,8 +217,8 @@ class Machine:
 
     def _allow_array(self, size: int) -> None:
         self._array_bytes += size
-        if self._array_bytes > 4 * self.budget:
-            raise Unsafe(f"its arrays add up to more than four times the size of the file ({self.budget} bytes)")
+        if self._array_bytes > 4 * self._file_size:
+            raise Unsafe(f"its arrays add up to more than four times the size of the file ({self._file_size} bytes)")
 
     def _call(self, function: Any, args: Any) -> Any:
         self._calls += 1
@@ -278,7 +281,7 @@ class Machine:
         try:
             return self._run(data, start, limit, legacy)
         except (IndexError, KeyError, struct.error):  # beyond the end, an empty stack, a memo that was never set
-            raise Damaged("its pickle ends in the middle, or is not one") from None
+            raise Damaged("its pickle ends in the middle, or is none, or none of a checkpoint's length") from None
         except UnicodeDecodeError:
             raise Damaged("its pickle has text that is not UTF-8") from None
 
@@ -428,6 +431,9 @@ class Machine:
     def _finish(self, root: Any) -> None:
         if any(self._hooks):
             raise Unsafe("a tensor has hooks")
+        declared = sum(size * count for size, count in self.storages.values())
+        if self._tensor_bytes > 4 * declared:
+            raise Unsafe(f"its tensors have {self._tensor_bytes} bytes in all, and share {declared}")
         self._measure(root, {}, 0)
 
     def _measure(self, node: Any, known: dict[int, tuple[int, int]], depth: int) -> tuple[int, int]:
@@ -457,6 +463,15 @@ def _full_name(module: str, name: str) -> str:
     """Name of a global as Python 3 has it, as torch's unpickler maps it."""
     module, name = _compat_pickle.NAME_MAPPING.get((module, name), (_compat_pickle.IMPORT_MAPPING.get(module, module), name))
     return f"{module}.{name}"
+
+
+def _effect(op: pickletools.OpcodeInfo) -> tuple[int, bool, int]:
+    """What an opcode does to the stack: values taken, whether all above a mark go before them, values put."""
+    takes = [kind.name for kind in op.stack_before]
+    return takes.index("mark") if "mark" in takes else len(takes), "mark" in takes, len(op.stack_after)
+
+
+_EFFECTS = {op.code: _effect(op) for op in pickletools.opcodes}
 
 
 def globals_named(stream: BinaryIO, pickles: int) -> set[str]:
@@ -489,12 +504,11 @@ def globals_named(stream: BinaryIO, pickles: int) -> set[str]:
                 if op.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
                     memo[len(memo) if arg is None else arg] = stack[-1] if stack else None
                     continue
-                takes = [kind.name for kind in op.stack_before]
-                if "mark" in takes:
+                takes, to_mark, puts = _EFFECTS[op.code]
+                if to_mark:
                     while stack and stack.pop() is not mark:
                         pass
-                    takes = takes[: takes.index("mark")]
-                del stack[max(0, len(stack) - len(takes)) :]
+                del stack[max(0, len(stack) - takes) :]
                 if op.name == "MARK":
                     stack.append(mark)
                 elif op.name.endswith("GET"):
@@ -502,7 +516,7 @@ def globals_named(stream: BinaryIO, pickles: int) -> set[str]:
                 elif "UNICODE" in op.name or "STRING" in op.name:
                     stack.append(arg)
                 else:
-                    stack.extend([None] * len(op.stack_after))
+                    stack.extend([None] * puts)
         except Exception:  # not a pickle from here on; pickletools raises whatever its parsers do
             break
         is_pickle = True

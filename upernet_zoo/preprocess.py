@@ -90,7 +90,7 @@ def _from_pil(image: Image.Image, owner: Any) -> np.ndarray:
         if image.mode in ("RGBa", "La", "PA"):  # Pillow converts these to RGBA only
             image = image.convert("RGBA")
         if image.mode != "F" and not image.mode.startswith("I"):
-            return np.array(image.convert("RGB"))
+            return _from_array(np.array(image.convert("RGB")), owner)
     except Image.DecompressionBombError as error:
         raise _bomb(owner, error) from None
     except Exception as error:  # on damaged data Pillow's readers raise OSError, SyntaxError, ValueError, EOFError, struct.error, ...
@@ -105,6 +105,8 @@ def _high_byte(image: Image.Image, owner: Any) -> np.ndarray:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise ImageError(f"{owner}: 32-bit grey with values outside 0 to 65535. Scale it to 8 or 16 bits.")
+    if image.mode == "I" and values.max() <= 255:  # 8-bit values in a 32-bit array
+        return values.astype(np.uint8)
     return (values >> 8).astype(np.uint8)
 
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import preprocess, resample, sources, visualize
+from . import memory, preprocess, resample, sources, visualize
 from .config import Recipe
-from .errors import ArgumentError, CacheError, ConfigError
+from .errors import ArgumentError, ConfigError
 from .factory import create_model
 from .labels import LabelSet
 from .models import UPerNet
-from .models.heads import resize
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -94,11 +93,39 @@ class Segmentation:
         return path
 
 
+_In, _Out = TypeVar("_In"), TypeVar("_Out")
+
+
+def read_ahead(load: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
+    """`load(item)` of each item, in order; the next one is loaded in a thread while one is worked on."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None
+        for item in items:
+            following = pool.submit(load, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
+
+
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a picture, whole or not at all, in the format of its name.
 
     Raises:
         CacheError: the file cannot be written.
+    """
+    format = picture_format(path)
+    sources.write_atomically(path, lambda temporary: picture.save(temporary, format=format))
+
+
+def picture_format(path: Path) -> str:
+    """Pillow's name of the format that a file's name asks for.
+
+    Raises:
+        ArgumentError: there is none that can be written.
     """
     from PIL import Image
 
@@ -106,11 +133,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     format = Image.EXTENSION.get(path.suffix.lower())
     if format not in Image.SAVE:
         raise ArgumentError(f"{path}: no picture format is known for {path.suffix!r}; use .png or .jpg.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sources.write_atomically(path, lambda temporary: picture.save(temporary, format=format))
-    except OSError as error:
-        raise CacheError(f"Cannot write {path}: {error}. Choose a folder that can be written.") from error
+    return format
 
 
 class Segmenter:
@@ -126,6 +149,8 @@ class Segmenter:
         flip: also run every view mirrored left-right, and average.
         batch_size: windows and views of equal size that the network takes at once.
         amp: run the network in half precision (float16 on CUDA, bfloat16 elsewhere).
+
+    On CUDA the network runs in the channels-last layout. No part of this has been tried on a GPU.
 
     Raises:
         ArgumentError: a value that cannot be used; also what `create_model` raises.
@@ -176,6 +201,7 @@ class Segmenter:
 
         Raises:
             MissingFileError, ImageError: it cannot be read.
+            ArgumentError: more memory is needed than there is.
         """
         return self._segment(preprocess.load_image(image))
 
@@ -184,42 +210,79 @@ class Segmenter:
 
         Raises:
             MissingFileError, ImageError: one cannot be read; those before it have been given back.
+            ArgumentError: one needs more memory than there is.
         """
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(1) as pool:
-            waiting = None
-            for image in images:
-                following = pool.submit(preprocess.load_image, image)
-                if waiting is not None:
-                    yield self._segment(waiting.result())
-                waiting = following
-            if waiting is not None:
-                yield self._segment(waiting.result())
+        for pixels in read_ahead(preprocess.load_image, images):
+            yield self._segment(pixels)
 
     @torch.inference_mode()
     def probabilities(self, image: Any) -> Tensor:
-        """(num_classes, H, W) float32 softmax on the CPU at the picture's own size, averaged over the views."""
+        """(num_classes, H, W) float32 softmax on the CPU at the picture's own size, averaged over the views.
+
+        Raises:
+            MissingFileError, ImageError: the picture cannot be read.
+            ArgumentError: more memory is needed than there is.
+        """
         pixels = preprocess.load_image(image)
-        return resample.probabilities(self._views(pixels), pixels.shape[:2]).cpu()
+        size = pixels.shape[:2]
+        self._require_memory(size, self.model.config.num_classes * 4)
+        return resample.probabilities(self._views(pixels), size).cpu()
 
     @torch.inference_mode()
     def _segment(self, pixels: np.ndarray) -> Segmentation:
-        views, size = self._views(pixels), pixels.shape[:2]
-        winner = resample.labels(views[0], size) if len(views) == 1 else resample.probabilities(views, size).argmax(0)
-        dtype = torch.uint8 if self.model.config.num_classes <= 255 else torch.int16
-        return Segmentation(winner.to(dtype).cpu().numpy(), pixels, self.model.label_set)
+        size = pixels.shape[:2]
+        self._require_memory(size, 1)
+        return Segmentation(resample.labels(self._views(pixels), size).cpu().numpy(), pixels, self.model.label_set)
+
+    def _require_memory(self, size: tuple[int, int], bytes_per_pixel: int) -> None:
+        """Refuse a picture of `size` (height, width) that cannot fit, where that can be known, before anything is computed."""
+        free = memory.available(self.device)
+        if free is None:
+            return
+        views, stored, network = 1 + self.flip, 0, 0
+        for scale in self.scales:
+            height, width = preprocess.fit(size, tuple(int(side * scale) for side in self.recipe.scale))
+            rows, columns = self._windows((height, width)) or ([slice(0, height)], [slice(0, width)])
+            high, wide = (axis[0].stop - axis[0].start for axis in (rows, columns))
+            inputs = views * len(rows) * len(columns)
+            stored += inputs * -(-high // 4) * -(-wide // 4) * self.model.config.num_classes * 4
+            network = max(network, min(inputs, self.batch_size) * high * wide * self._bytes_per_pixel())
+        result = size[0] * size[1] * bytes_per_pixel
+        if network + stored + result > free:
+            raise ArgumentError(
+                f"A picture of {size[1]}x{size[0]} pixels needs about {(network + stored + result) / 1e9:.1f} GB of memory: "
+                f"{network / 1e9:.1f} for the network, {stored / 1e9:.1f} for the logits of all views, {result / 1e9:.1f} for the result; "
+                f"{self.device} has {free / 1e9:.1f} GB free. Smaller or fewer scales, batch_size=1, mode='slide' with a crop, and labels "
+                "in place of probabilities need less."
+            )
+
+    def _bytes_per_pixel(self) -> int:
+        """Memory that the network takes at its peak for each pixel of its input, as measured with torch's own convolutions."""
+        config = self.model.config
+        features = sum(channels / 4**i for i, channels in enumerate(config.feature_channels))
+        # at stride 4: four features; their maps, these resized, all of them concatenated and once more in the convolution's own layout
+        head = (features + 14 * config.channels) / 16
+        stem = 3 * config.stem_channels / 4  # at stride 2: a map, the next, and one in the convolution's own layout
+        return round(max(head, stem) * self.model.decode_head.classifier.weight.element_size())
+
+    def _windows(self, size: tuple[int, int]) -> tuple[list[slice], list[slice]] | None:
+        """Rows and columns of the windows over an input of (height, width); None in whole mode."""
+        if self.recipe.mode == "whole":
+            return None
+        rows, columns = map(windows, size, self.recipe.crop, self.recipe.stride)
+        return rows, columns
 
     def _views(self, pixels: np.ndarray) -> list[resample.View]:
-        """Logits of each scale, plain and mirrored; mirrored ones are flipped back."""
+        """Logits of each scale, plain and mirrored."""
         views = []
         for scale in self.scales:
             x = preprocess.prepare(pixels, self.recipe, scale)
             inputs = torch.cat([x, x.flip(3)]) if self.flip else x
-            logits, via = (self._slide if self.recipe.mode == "slide" else self._whole)(inputs)
-            for i in range(len(inputs)):
-                one = logits[i].flip(2) if i else logits[i]
-                views.append(resample.View(one, via, self.model.config.align_corners))
+            size = tuple(x.shape[2:])
+            slices = self._windows(size)
+            logits = self._network(inputs) if slices is None else self._slide(inputs, *slices)
+            align_corners = self.model.config.align_corners
+            views += [resample.View(one, size, align_corners, slices, mirrored=i > 0) for i, one in enumerate(logits)]
         return views
 
     def _network(self, x: Tensor) -> Tensor:
@@ -235,28 +298,19 @@ class Segmenter:
                 parts.append(self.model.decode_head(self.model.backbone(part)).float())
         return torch.cat(parts)
 
-    def _whole(self, x: Tensor) -> tuple[Tensor, tuple[int, int] | None]:
-        return self._network(x), tuple(x.shape[2:])
-
-    def _slide(self, x: Tensor) -> tuple[Tensor, tuple[int, int] | None]:
-        """Logits of overlapping windows, summed and divided by their number at each pixel (mmsegmentation 0.30's slide_inference)."""
-        height, width = x.shape[2:]
-        rows, columns = map(windows, (height, width), self.recipe.crop, self.recipe.stride)
-        places = [(i, r, c) for i in range(len(x)) for r in rows for c in columns]
-        total = torch.zeros(len(x), self.model.config.num_classes, height, width, device=self.device)
+    def _slide(self, x: Tensor, rows: list[slice], columns: list[slice]) -> Tensor:
+        """Logits of overlapping windows, side by side: (N, num_classes, len(rows) * h, len(columns) * w)."""
+        places = [(i, r, c) for i in range(len(x)) for r in range(len(rows)) for c in range(len(columns))]
+        total = None
         for start in range(0, len(places), self.batch_size):
             batch = places[start : start + self.batch_size]
-            crops = torch.stack([x[i, :, r, c] for i, r, c in batch])
-            logits = self._network(crops)
-            size = crops.shape[2:]
+            logits = self._network(torch.stack([x[i, :, rows[r], columns[c]] for i, r, c in batch]))
+            if total is None:
+                count, height, width = logits.shape[1:]
+                total = logits.new_empty(len(x), count, len(rows), height, len(columns), width)
             for (i, r, c), one in zip(batch, logits):
-                total[i, :, r, c] += resize(one[None], size, self.model.config.align_corners)[0]
-        seen = [torch.zeros(size, device=self.device) for size in (height, width)]
-        for axis, slices in zip(seen, (rows, columns)):
-            for window in slices:
-                axis[window] += 1
-        total /= seen[0][:, None] * seen[1]
-        return total, None
+                total[i, :, r, :, c] = one
+        return total.flatten(4, 5).flatten(2, 3)
 
 
 def windows(size: int, crop: int, stride: int) -> list[slice]:

@@ -1,11 +1,15 @@
-"""Label maps as pictures: overlays, legends and indexed PNGs (Pillow only)."""
+"""Label maps as pictures, with Pillow: overlays, legends, panels. Scores as a bar plot, with matplotlib."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from . import sources
+from .errors import ArgumentError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,3 +61,62 @@ def stack(pictures: Sequence[Image.Image]) -> Image.Image:
         whole.paste(picture, (0, y))
         y += picture.height
     return whole
+
+
+def beside(panels: Mapping[str, np.ndarray]) -> Image.Image:
+    """(H, W, 3) uint8 RGB pictures of equal size side by side, each under its name."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, width = next(iter(panels.values())).shape[:2]
+    size = max(11, min(24, width // 25))
+    font, head, gap = ImageFont.load_default(size), round(size * 1.6), 4
+    whole = Image.new("RGB", (len(panels) * (width + gap) - gap, head + height), "white")
+    draw = ImageDraw.Draw(whole)
+    for i, (name, pixels) in enumerate(panels.items()):
+        x = i * (width + gap)
+        while name and font.getlength(name) > width - 4:
+            name = name[:-1]
+        draw.text((x + 2, head / 2), name, fill="black", font=font, anchor="lm")
+        whole.paste(Image.fromarray(pixels), (x, head))
+    return whole
+
+
+def require_matplotlib() -> None:
+    """Refuse to go on without it.
+
+    Raises:
+        ArgumentError: it is not installed; the message says how to get it.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ArgumentError(f"Plots need matplotlib ({error}). Install it: pip install 'upernet-zoo[plot]'.") from None
+
+
+def save_bars(path: Path, values: Sequence[tuple[str, float]], mean: float, title: str) -> Path:
+    """Write a plot with a bar for each (name, fraction from 0 to 1), largest first, and a line at their mean.
+
+    Args:
+        path: its suffix is the format, such as .png, .svg or .pdf.
+
+    Raises:
+        ArgumentError: matplotlib is not installed, or has no format of that suffix.
+        CacheError: the file cannot be written.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure  # without pyplot: no window system, nothing global
+
+    figure = Figure(figsize=(8, max(2, 1 + 0.22 * len(values))), layout="constrained")
+    format = path.suffix.lstrip(".").lower()
+    if format not in figure.canvas.get_supported_filetypes():
+        raise ArgumentError(f"{path}: matplotlib writes no {path.suffix!r}; use .png, .svg or .pdf.")
+    values = sorted(values, key=lambda item: item[1])
+    axes = figure.subplots()
+    bars = axes.barh([name for name, _ in values], [100 * value for _, value in values], color="#4477aa")
+    axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    axes.axvline(100 * mean, color="#cc6677", linestyle="--", label=f"mean {100 * mean:.2f}")
+    axes.set(title=title, xlabel="IoU in %", xlim=(0, 108))
+    axes.margins(y=0.01)
+    axes.legend(loc="lower right")
+    sources.write_atomically(path, lambda temporary: figure.savefig(temporary, format=format, dpi=150))
+    return path

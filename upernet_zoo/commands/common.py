@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-
-from ..errors import ArgumentError
+from pathlib import Path
 
 
 class Commands:
@@ -31,6 +30,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_views(parser: argparse.ArgumentParser) -> None:
     """How the network is run over a picture: arguments that `Segmenter` takes."""
     parser.add_argument("--mode", choices=("whole", "slide"), help="in place of the model's recipe")
+    parser.add_argument("--crop", type=_pair, metavar="HxW", help="size of the windows, for --mode slide")
+    parser.add_argument("--stride", type=_pair, metavar="HxW", help="from window to window, for --mode slide")
     parser.add_argument("--scales", type=_scales, default=(1.0,), help="ratios such as 0.5,0.75,1,1.25,1.5,1.75, averaged")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
     parser.add_argument("--batch-size", type=int, default=1, help="windows and views at once")
@@ -38,7 +39,18 @@ def add_views(parser: argparse.ArgumentParser) -> None:
 
 
 def _scales(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError("give numbers with commas between them, such as 0.5,1,1.5") from None
+
+
+def _pair(text: str) -> tuple[int, int]:
+    try:
+        height, width = map(int, text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError("give height and width in pixels, such as 769x769") from None
+    return height, width
 
 
 def load_model(args: argparse.Namespace):
@@ -48,10 +60,7 @@ def load_model(args: argparse.Namespace):
     from ..factory import create_model, load_checkpoint
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ArgumentError(f"--device {device}: not usable here ({str(error).splitlines()[0]}). Try --device cpu.") from None
-    if args.model.endswith((".pth", ".pt", ".safetensors")) and args.checkpoint is None:
+    is_file = args.model.endswith((".pth", ".pt", ".safetensors")) or Path(args.model).expanduser().is_file()
+    if is_file and args.checkpoint is None:
         return load_checkpoint(args.model, device=device)
     return create_model(args.model, checkpoint=args.checkpoint, device=device)

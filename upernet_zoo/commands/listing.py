@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .. import index, tables
+from .. import index, sources, tables
+from ..errors import ArgumentError
 from .common import Commands
 
 
@@ -19,8 +20,29 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
+    if args.digests:
+        return _digests([index.model_info(args.model)] if args.model else list(index.default().values()))
+    if not args.model:
+        raise ArgumentError("upernet-zoo info needs a model (upernet-zoo list shows them); only --digests goes without one.")
     print(tables.render_one(index.model_info(args.model), args.format))
     return 0
+
+
+def _digests(entries: list[index.ModelEntry]) -> int:
+    """The pinned digest of each model, as its entry in an index has it; the size, which an index does not take, as a comment."""
+    missing = []
+    for entry in entries:
+        pin = sources.read_receipt(sources.cached_path(entry))
+        if pin is None:
+            missing.append(entry.name)
+        else:
+            print(f'  - Name: {entry.name}\n    SHA256: "{pin.sha256}" # {pin.size} bytes')
+    if missing:
+        print(
+            f"upernet-zoo: no pinned digest of {', '.join(missing)}: the first verified download makes it (upernet-zoo download NAME).",
+            file=sys.stderr,
+        )
+    return 1 if missing else 0
 
 
 def register(commands: Commands) -> None:
@@ -32,5 +54,6 @@ def register(commands: Commands) -> None:
     sub.add_argument("--format", choices=tables.FORMATS, default="table")
 
     sub = commands.add("info", _info, "show all that the index says of a model")
-    sub.add_argument("model")
+    sub.add_argument("model", nargs="?")
     sub.add_argument("--format", choices=tables.FORMATS, default="table")
+    sub.add_argument("--digests", action="store_true", help="the full SHA-256 pinned by the first download, as the index takes it")

@@ -19,6 +19,8 @@ def _pictures(inputs: list[str], out: Path) -> list[tuple[Path, Path]]:
     for item in map(Path, inputs):
         if item.is_dir():
             inside = sorted(p for p in item.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
+            if out.resolve() != item.resolve():  # what an earlier run wrote into a folder inside this one is no input
+                inside = [p for p in inside if out.resolve() not in p.resolve().parents]
             if not inside:
                 raise ImageError(f"{item}: no pictures in this folder; looked for names ending in {', '.join(PICTURES)}.")
             found += [(p, out / p.relative_to(item).with_suffix("")) for p in inside]
@@ -29,8 +31,13 @@ def _pictures(inputs: list[str], out: Path) -> list[tuple[Path, Path]]:
     taken: dict[Path, Path] = {}
     for picture, target in found:
         if target in taken:
-            raise ArgumentError(f"{taken[target]} and {picture} would both be written to {target}_*. Run them one by one.")
+            raise ArgumentError(f"{taken[target]} and {picture} would both be written to {target}_*. Give another --out for one of them.")
         taken[target] = picture
+    inputs = {picture.resolve() for picture, _ in found}
+    for _, target in found:
+        for written in (target.with_name(target.name + "_labels.png"), target.with_name(target.name + "_overlay.png")):
+            if written.resolve() in inputs:
+                raise ArgumentError(f"{written} is one of the pictures to segment and would be overwritten. Give another --out.")
     return found
 
 
@@ -42,10 +49,21 @@ def _print_areas(segmentation) -> None:
 def _predict(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    pictures = _pictures(args.pictures, Path(args.out))  # refuse before a model is loaded
+    if not 0 <= args.alpha <= 1:  # refuse before a model is loaded
+        raise ArgumentError(f"--alpha {args.alpha}: an opacity is from 0 to 1.")
+    pictures = _pictures(args.pictures, Path(args.out))
     from ..segmenter import Segmenter, save_picture
 
-    segmenter = Segmenter(load_model(args), mode=args.mode, scales=args.scales, flip=args.flip, batch_size=args.batch_size, amp=args.amp)
+    segmenter = Segmenter(
+        load_model(args),
+        mode=args.mode,
+        crop=args.crop,
+        stride=args.stride,
+        scales=args.scales,
+        flip=args.flip,
+        batch_size=args.batch_size,
+        amp=args.amp,
+    )
     failed = []
     bar = tqdm(pictures, unit="picture", disable=len(pictures) == 1)
     for picture, target in bar:
@@ -84,4 +102,4 @@ def register(commands: Commands) -> None:
 
     sub = commands.add("demo", _demo, "segment a drawn street scene with the small demo model in the package; no network")
     sub.add_argument("--out", default="upernet_zoo_demo.png", metavar="FILE", help="the picture to write")
-    sub.add_argument("--seed", type=int, default=None, help="which unseen scene, from 0 up")
+    sub.add_argument("--seed", type=int, default=0, help="which unseen scene, from 0 up")

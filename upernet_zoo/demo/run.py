@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .. import index
+from ..errors import ArgumentError
 from ..factory import load_entry
 from ..models import UPerNet
-from ..segmenter import Segmentation, Segmenter, save_picture
+from ..segmenter import Segmentation, Segmenter, picture_format, save_picture
 from . import scenes
 
 FOLDER = Path(__file__).parent
@@ -30,26 +31,30 @@ def load(**options) -> UPerNet:
     return load_entry(entry, checkpoint=FOLDER / entry.file_name, **options)
 
 
-def run(out: Path, seed: int | None = None, say: Callable[[str], None] = print) -> Segmentation:
+def run(out: Path, seed: int = 0, say: Callable[[str], None] = print) -> Segmentation:
     """Verify, convert, load, draw an unseen scene, segment it, and write it beside its overlay.
 
     Args:
         out: the picture to write (.png or .jpg).
-        seed: which unseen scene, from 0 up; by default one that shows many classes.
+        seed: which unseen scene, from 0 up.
         say: takes a line of text for each step.
 
     Raises:
+        ArgumentError: a negative seed (those scenes may have been trained on), or a name that is no picture's.
         UPerNetZooError: the packaged file is damaged, or the cache or `out` cannot be written.
     """
     from PIL import Image
 
     from ..visualize import stack
 
+    if seed < 0:
+        raise ArgumentError(f"Scene {seed}: unseen scenes are numbered from 0 up.")
+    picture_format(out)
     start = time.perf_counter()
     model = load()
     say(f"verified  {model.origin['file']} (SHA-256 {model.origin['sha256'][:16]}...)")
     say(f"loaded    UPerNet, ResNet-{model.config.depth}, {model.config.num_classes} classes, {time.perf_counter() - start:.2f} s")
-    image, _ = scenes.draw(FIRST_UNSEEN_SEED + (seed or 0))
+    image, _ = scenes.draw(FIRST_UNSEEN_SEED + seed)
     start = time.perf_counter()
     segmentation = Segmenter(model)(image)
     say(f"segmented a scene of {image.shape[1]}x{image.shape[0]} pixels that it has not seen, {time.perf_counter() - start:.2f} s")

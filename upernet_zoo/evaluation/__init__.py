@@ -1,6 +1,16 @@
 """Measuring a model on a labelled data set."""
 
 from .datasets import Sample, SegmentationDataset, open_dataset
+from .evaluate import MULTI_SCALE, EvaluationResult, evaluate
 from .metrics import MetricsResult, SegmentationMetrics
 
-__all__ = ["MetricsResult", "Sample", "SegmentationDataset", "SegmentationMetrics", "open_dataset"]
+__all__ = [
+    "MULTI_SCALE",
+    "EvaluationResult",
+    "MetricsResult",
+    "Sample",
+    "SegmentationDataset",
+    "SegmentationMetrics",
+    "evaluate",
+    "open_dataset",
+]

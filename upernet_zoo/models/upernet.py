@@ -103,11 +103,77 @@ class UPerNet(nn.Module):
 
         return cross_entropy(self.decode_head(features)) + AUXILIARY_WEIGHT * cross_entropy(self.auxiliary_head(features))
 
+    # the hub knows models; a model only offers the way there
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        ref: str | os.PathLike,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+    ) -> UPerNet:
+        """The model of a folder that `save_pretrained` wrote, or of a Hub repository that `push_to_hub` wrote, in eval mode.
+
+        Names and shapes must fit strictly, and nothing but safetensors is read.
+
+        Args:
+            ref: a folder; else "org/name" or "org/name@revision", with or without "hf-hub:".
+            revision: branch, tag or commit; by default the main branch.
+            token: of the Hub; None: `HF_TOKEN` or that of `hf auth login`, False: none.
+            cache_dir: in place of the Hub's cache (`HF_HUB_CACHE`).
+            local_files_only: open no socket.
+
+        Raises:
+            UPerNetZooError: see `upernet_zoo.hub.find_folder` and `load_folder`.
+        """
+        from ..hub import from_pretrained
+
+        return from_pretrained(ref, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+
     def save_pretrained(self, folder: str | os.PathLike) -> Path:
-        """Write `config.json` and `model.safetensors`; see `upernet_zoo.hub.save_pretrained`."""
-        from ..hub import save_pretrained  # the hub knows models; a model only offers the way there
+        """Write `config.json`, `model.safetensors` and a card; see `upernet_zoo.hub.save_pretrained`."""
+        from ..hub import save_pretrained
 
         return save_pretrained(self, folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Write what `save_pretrained` writes into a Hub repository, in one commit; the repository is made if there is none.
+
+        A card (`README.md`) that is already there stays as it is.
+
+        Args:
+            repo_id: "org/name", or "name" for one's own account.
+            private: of a new repository; None: as the account's or organisation's default.
+            token: of the Hub, one that may write; None: `HF_TOKEN` or that of `hf auth login`.
+            revision: branch, made from the main branch if there is none.
+            commit_message: first line of the commit.
+            create_pr: propose the commit as a pull request.
+
+        Returns:
+            URL of the commit or the pull request.
+
+        Raises:
+            ArgumentError: no name of a repository.
+            DownloadError: the Hub could not be reached, or refuses.
+            OfflineError: the network may not be used.
+        """
+        from ..hub import push_to_hub
+
+        return push_to_hub(
+            self, repo_id, private=private, token=token, revision=revision, commit_message=commit_message, create_pr=create_pr
+        )
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

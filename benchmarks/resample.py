@@ -1,0 +1,112 @@
+"""Label maps from stride-4 logits: the library's tiles against two F.interpolate and an argmax, and against blocks of classes.
+
+    python benchmarks/resample.py [--repeats 5] [--threads 2]
+
+Three sizes, each with the logits of a network (the fixture checkpoints on a photo) and with independent normal ones, in which no class can
+be ruled out anywhere: the worst case. The ways take turns; the medians of wall and of CPU seconds are kept, and how many labels are equal
+to those of the first way. Writes results/resample.json.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from machine import record
+from PIL import Image
+from torch import Tensor
+
+from upernet_zoo import load_checkpoint, preprocess, resample
+from upernet_zoo.models.heads import resize
+
+FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
+Size = tuple[int, int]
+# name: fixture, network's input, picture
+CASES: dict[str, tuple[str, Size, Size]] = {
+    "4000x3000, 150 classes": ("upernet_r50_512x512_160k_ade20k", (512, 683), (3000, 4000)),
+    "2048x1024, 19 classes": ("upernet_r50_512x1024_40k_cityscapes", (1024, 2048), (1024, 2048)),
+    "683x512, 150 classes": ("upernet_r50_512x512_160k_ade20k", (512, 683), (512, 683)),
+}
+BLOCK = 1 << 22
+
+
+def interpolate_twice(logits: Tensor, via: Size, size: Size) -> Tensor:
+    return resize(resize(logits[None], via, False), size, False)[0].argmax(0)
+
+
+def class_blocks(logits: Tensor, via: Size, size: Size) -> Tensor:
+    """Both resizes for a few classes at a time, and a running maximum."""
+    best = torch.full(size, -torch.inf)
+    winner = torch.zeros(size, dtype=torch.uint8)
+    block = max(1, BLOCK // (size[0] * size[1]))
+    for first in range(0, len(logits), block):
+        value, index = resize(resize(logits[None, first : first + block], via, False), size, False)[0].max(0)
+        better = value > best
+        best = torch.where(better, value, best)
+        winner = torch.where(better, (index + first).to(torch.uint8), winner)
+    return winner
+
+
+def tiles(logits: Tensor, via: Size, size: Size) -> Tensor:
+    return resample.labels([resample.View(logits, via, False)], size)
+
+
+WAYS: tuple[Callable[[Tensor, Size, Size], Tensor], ...] = (interpolate_twice, class_blocks, tiles)
+
+
+def network_logits(name: str, via: Size) -> Tensor:
+    model = load_checkpoint(next((FIXTURES / name).glob("*.pth")))
+    photo = np.array(Image.open(FIXTURES / "photos" / "chelsea.png").convert("RGB"))
+    x = torch.from_numpy(preprocess.resize_uint8(photo, via)).permute(2, 0, 1)[None].float()
+    mean, std = (torch.tensor(v)[:, None, None] for v in (model.recipe.mean, model.recipe.std))
+    return model.decode_head(model.backbone((x - mean) / std))[0]
+
+
+def measure(logits: Tensor, via: Size, size: Size, repeats: int) -> dict[str, dict[str, float]]:
+    wall: dict[str, list[float]] = {way.__name__: [] for way in WAYS}
+    cpu: dict[str, list[float]] = {way.__name__: [] for way in WAYS}
+    equal = {}
+    for repeat in range(repeats + 1):  # the first is for warming up
+        first = None
+        for way in WAYS:
+            start, used = time.perf_counter(), time.process_time()
+            found = way(logits, via, size)
+            seconds, used = time.perf_counter() - start, time.process_time() - used
+            if repeat:
+                wall[way.__name__].append(seconds)
+                cpu[way.__name__].append(used)
+            first = found.to(torch.uint8) if first is None else first
+            equal[way.__name__] = (found == first).double().mean().item()
+    return {
+        name: {
+            "wall_median_s": round(statistics.median(wall[name]), 4),
+            "wall_min_s": round(min(wall[name]), 4),
+            "cpu_median_s": round(statistics.median(cpu[name]), 4),
+            "equal_labels": equal[name],
+        }
+        for name in wall
+    }
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    results = {}
+    for case, (fixture, via, size) in CASES.items():
+        logits = network_logits(fixture, via)
+        noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+        for kind, values in (("network", logits), ("noise", noise)):
+            results[f"{case}, {kind}"] = measure(values, via, size, args.repeats)
+            print(f"{case}, {kind}", results[f"{case}, {kind}"], flush=True)
+    record("resample", results, repeats=args.repeats, threads=args.threads)
+
+
+if __name__ == "__main__":
+    main()

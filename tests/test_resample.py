@@ -1,0 +1,128 @@
+"""Tiles of labels and probabilities against F.interpolate, softmax and sums of whole maps."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from upernet_zoo import resample
+from upernet_zoo.resample import View
+from upernet_zoo.segmenter import windows
+
+
+def plain(view, size):
+    """The view at the picture's size as mmsegmentation computes it: whole maps, sums of windows, mirrored at the end."""
+
+    def resize(x, to):
+        return F.interpolate(x[None], to, mode="bilinear", align_corners=view.align_corners)[0]
+
+    if view.windows is None:
+        full = resize(view.logits, view.via)
+    else:
+        rows, columns = view.windows
+        h, w = view.logits.shape[1] // len(rows), view.logits.shape[2] // len(columns)
+        full, count = torch.zeros(len(view.logits), *view.via), torch.zeros(view.via)
+        for i, r in enumerate(rows):
+            for j, c in enumerate(columns):
+                one = view.logits[:, i * h : (i + 1) * h, j * w : (j + 1) * w]
+                full[:, r, c] += resize(one, (r.stop - r.start, c.stop - c.start))
+                count[r, c] += 1
+        full /= count
+    full = resize(full, size)
+    return full.flip(2) if view.mirrored else full
+
+
+sides = st.integers(1, 60)
+
+
+@st.composite
+def some_views(draw):
+    classes, size = draw(st.integers(1, 30)), (draw(sides), draw(sides))
+    align_corners = draw(st.booleans())
+    found = []
+    for _ in range(draw(st.integers(1, 3))):
+        via, slices = (draw(sides), draw(sides)), None
+        small = [max(1, side // 4) for side in via]
+        if draw(st.booleans()):
+            crop, stride = draw(st.integers(4, 40)), draw(st.integers(2, 4))
+            slices = tuple(windows(side, crop, max(1, crop * stride // 4)) for side in via)
+            small = [len(axis) * -(-(axis[0].stop - axis[0].start) // 4) for axis in slices]
+        generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
+        logits = torch.randn(classes, *small, generator=generator) * draw(st.sampled_from((0.1, 3, 10)))
+        # the winner of a region is certain in some pictures and not in others
+        logits[draw(st.integers(0, classes - 1)), : small[0] // 2] += draw(st.sampled_from((0, 5, 50)))
+        found.append(View(logits, via, align_corners, slices, draw(st.booleans())))
+    return found, size
+
+
+@given(some_views(), st.sampled_from((1 << 9, 1 << 12, 1 << 18)))
+@settings(deadline=None, max_examples=60)
+def test_probabilities_and_labels_equal_whole_maps(drawn, tile):
+    found, size = drawn
+    expected = sum(plain(view, size).softmax(0) for view in found) / len(found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(resample._TILE, "cpu", tile)
+        torch.testing.assert_close(resample.probabilities(found, size), expected, rtol=0, atol=1e-5)
+        labels = resample.labels(found, size)
+    assert labels.dtype == torch.uint8 and labels.shape == size
+    if len(found) == 1:
+        expected = plain(found[0], size)
+    chosen = expected.gather(0, labels[None].long())[0]
+    assert (expected.max(0).values - chosen).max() <= 1e-4  # the winner, or one that is as good
+
+
+@pytest.mark.parametrize("align_corners", (False, True))
+@pytest.mark.parametrize(
+    "small, via, size", (((128, 171), (512, 683), (300, 451)), ((32, 64), (125, 253), (375, 500)), ((8, 8), (32, 32), (1, 1)))
+)
+def test_real_sizes(small, via, size, align_corners):
+    generator = torch.Generator().manual_seed(0)
+    logits = F.interpolate(torch.randn(1, 21, 6, 7, generator=generator) * 8, small, mode="bicubic")[0]
+    view = View(logits, via, align_corners)
+    expected = plain(view, size)
+    torch.testing.assert_close(resample.probabilities([view], size), expected.softmax(0), rtol=0, atol=1e-5)
+    assert (resample.labels([view], size) == expected.argmax(0)).double().mean() >= 0.9999
+
+
+def test_more_than_255_classes():
+    logits = torch.randn(300, 5, 6, generator=torch.Generator().manual_seed(0))
+    view = View(logits, (20, 24), False)
+    labels = resample.labels([view], (33, 31))
+    assert labels.dtype == torch.int16
+    np.testing.assert_array_equal(labels, plain(view, (33, 31)).argmax(0))
+
+
+def test_nan_stays_in_the_tiles_that_depend_on_it(monkeypatch):
+    monkeypatch.setitem(resample._TILE, "cpu", 4 * 8 * 8)  # tiles of 8 x 8 pixels
+    logits = torch.randn(4, 6, 6, generator=torch.Generator().manual_seed(0))
+    logits[2, 3, 3] = torch.nan
+    view = View(logits, (24, 24), False)
+    labels = resample.labels([view], (48, 48))
+    assert labels.max() <= 3
+    np.testing.assert_array_equal(labels[40:], plain(view, (48, 48)).argmax(0)[40:])
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many elements the largest result of any operation has."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        for result in found if isinstance(found, (tuple, list)) else (found,):
+            if isinstance(result, torch.Tensor):
+                self.elements = max(self.elements, result.numel())
+        return found
+
+
+@pytest.mark.parametrize("count", (1, 3))
+def test_no_array_of_all_classes_at_the_size_of_the_picture(count):
+    generator = torch.Generator().manual_seed(0)
+    found = [View(torch.randn(60, 16, 20, generator=generator), (64, 80), False, mirrored=bool(i % 2)) for i in range(count)]
+    with Largest() as largest:
+        labels = resample.labels(found, (600, 750))
+    assert labels.shape == (600, 750)
+    assert largest.elements <= max(600 * 750, 60 * 64 + resample._TILE["cpu"])
