@@ -314,8 +314,8 @@ class _State:
             mine = error
         everyone = _exchange((mine, self.run, names), processes)
         found = everyone[0][0]
-        for rank, (_, *run) in enumerate(everyone):
-            if run != everyone[0][1:]:
+        for rank, one in enumerate(everyone):
+            if one[1:] != everyone[0][1:]:
                 raise ArgumentError(f"evaluate: process {rank} has another model, other pictures or other settings than process 0.")
         if isinstance(found, UPerNetZooError):
             raise found
