@@ -20,6 +20,7 @@ from .errors import ArgumentError, ConfigError
 from .factory import create_model
 from .labels import LabelSet
 from .models import UPerNet
+from .transfer import size_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -249,11 +250,11 @@ class Segmenter:
             network = max(network, min(inputs, self.batch_size) * high * wide * self._bytes_per_pixel())
         result = size[0] * size[1] * bytes_per_pixel
         if network + stored + result > free:
+            total, network, stored, result, free = map(size_text, (network + stored + result, network, stored, result, free))
             raise ArgumentError(
-                f"A picture of {size[1]}x{size[0]} pixels needs about {(network + stored + result) / 1e9:.1f} GB of memory: "
-                f"{network / 1e9:.1f} for the network, {stored / 1e9:.1f} for the logits of all views, {result / 1e9:.1f} for the result; "
-                f"{self.device} has {free / 1e9:.1f} GB free. Smaller or fewer scales, batch_size=1, mode='slide' with a crop, and labels "
-                "in place of probabilities need less."
+                f"A picture of {size[1]}x{size[0]} pixels needs about {total} of memory: {network} for the network, {stored} for the "
+                f"logits of all views, {result} for the result; {self.device} has {free} free. Smaller or fewer scales, batch_size=1, "
+                "mode='slide' with a crop, and labels in place of probabilities need less."
             )
 
     def _bytes_per_pixel(self) -> int:
