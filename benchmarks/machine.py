@@ -21,11 +21,20 @@ def cpu_model() -> str:
         return platform.processor() or platform.machine()
 
 
+def _shown(argument: str) -> str:
+    """An argument without the folders that only this machine has."""
+    name, _, path = argument.rpartition("=")
+    if not os.path.isabs(path):
+        return argument
+    path = os.path.relpath(path)
+    return f"{name}{'=' if name else ''}{os.path.join('...', os.path.basename(path)) if path.startswith('..') else path}"
+
+
 def conditions(packages: tuple[str, ...] = ("torch", "numpy", "pillow", "safetensors")) -> dict[str, Any]:
     """Date, command line, versions and machine of this process."""
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": " ".join(["python", *(os.path.relpath(a) if os.path.exists(a) else a for a in sys.argv)]),
+        "command": " ".join(["python", *map(_shown, sys.argv)]),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
         "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"},
     }

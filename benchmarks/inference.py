@@ -1,0 +1,78 @@
+"""From the normalised tensor to full-size logits: all systems side by side, on the same weights where they can take them.
+
+    python benchmarks/inference.py [CASE ...] [--repeats 7] [--systems ...] [--python mmsegmentation=/path/to/its/python ...]
+
+Each system runs in a process of its own. After one run of each to warm up, they take turns; the medians are compared. Beside them
+stands the machine's sgemm peak: multiplications / peak is the least that a system that does so many can take.
+Writes results/inference_CASE.json. `growth` runs the fused and plain model and mmsegmentation from 256x256 to 2048x2048.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from machine import record
+from systems import add_options, difference, ratios, sgemm_peak, start, summary, write_weights
+
+CASES = {  # depth, classes, align_corners, shapes
+    "ade20k_r50": (50, 150, False, [(1, 3, 512, 512)]),
+    "ade20k_r101": (101, 150, False, [(1, 3, 512, 512)]),
+    "ade20k_r50_batch8": (50, 150, False, [(8, 3, 512, 512)]),
+    "ade20k_r101_batch8": (101, 150, False, [(8, 3, 512, 512)]),
+    "cityscapes_r50": (50, 19, False, [(1, 3, 1024, 2048)]),
+    "cityscapes_r101": (101, 19, False, [(1, 3, 1024, 2048)]),
+    "cityscapes_769_r50": (50, 19, True, [(1, 3, 769, 769)]),  # one of the 8 windows of a slide over 1025x2049
+    "cityscapes_769_r101": (101, 19, True, [(1, 3, 769, 769)]),
+    "growth": (50, 19, False, [(1, 3, side, side) for side in (256, 512, 768, 1024, 1536, 2048)]),
+}
+GROWTH_SYSTEMS = ("mmsegmentation", "onnxruntime", "plain", "fused")
+
+
+def measure(systems, shape, repeats):
+    """{system: ...} of interleaved runs of one shape."""
+    warm = {system.name: system.ask(shape=shape) for system in systems}
+    seconds = {system.name: [] for system in systems}
+    for _ in range(repeats):
+        for system in systems:
+            seconds[system.name].append(system.ask(shape=shape)["seconds"])
+    same = [system.name for system in systems if system.about["takes_weights"]]
+    differences = difference({name: warm[name]["probe"] for name in same}, same)
+    medians = {name: summary(values)["median_s"] for name, values in seconds.items()}
+    return {
+        "systems": {name: summary(values) for name, values in seconds.items()},
+        "times_the_fused_model": ratios(medians),
+        f"largest_difference_from_{same[0]}": {name: float(f"{value:.2g}") for name, value in differences.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", choices=[[], *CASES], metavar="CASE", help=" ".join(CASES))
+    parser.add_argument("--repeats", type=int, default=7)
+    add_options(parser)
+    args = parser.parse_args()
+    wanted = list(args.systems)
+    for case in args.cases or ["ade20k_r50"]:
+        depth, classes, align_corners, shapes = CASES[case]
+        args.systems = [name for name in wanted if case != "growth" or name in GROWTH_SYSTEMS]
+        with tempfile.TemporaryDirectory() as folder:
+            systems = start(args, write_weights(Path(folder), depth, classes, align_corners), depth, classes, align_corners)
+            peak_before = sgemm_peak()
+            results = {}
+            for shape in shapes:
+                name = "x".join(map(str, shape))
+                results[name] = measure(systems, shape, args.repeats)
+                for system in systems:
+                    if system.name not in ("torch.compile", "onnxruntime", "openvino"):  # these compute what the plain model does
+                        results[name]["systems"][system.name]["gmacs"] = system.ask(gmacs=shape)["gmacs"]
+                print(name, results[name])
+            peak = max(peak_before, sgemm_peak())
+            versions = {system.name: system.about["versions"] for system in systems}
+            for system in systems:
+                system.close()
+        settings = {"depth": depth, "classes": classes, "align_corners": align_corners, "repeats": args.repeats}
+        record(f"inference_{case}", results, **settings, sgemm_peak_gmacs_per_s=round(peak, 1), systems=versions)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Start the systems to compare, each in a process and environment of its own, on the same weights, and ask them in turn."""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SYSTEMS = (
+    "mmsegmentation",
+    "transformers",
+    "segmentation_models.pytorch",
+    "openvino",
+    "onnxruntime",
+    "torch.compile",
+    "plain",
+    "fused",
+)
+
+
+def add_options(parser: argparse.ArgumentParser, systems=SYSTEMS) -> None:
+    """Which systems, and the Python of each one's environment."""
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(systems), metavar="SYSTEM", help=" ".join(SYSTEMS))
+    parser.add_argument(
+        "--python",
+        action="append",
+        default=[],
+        metavar="SYSTEM=PATH",
+        help="the Python of a system's environment; this one's own if not given",
+    )
+
+
+def pythons(options: list[str]) -> dict[str, str]:
+    """{system: Python} of the `--python` options."""
+    found = dict(option.split("=", 1) for option in options)
+    if unknown := set(found) - set(SYSTEMS):
+        raise SystemExit(f"--python: unknown system {', '.join(sorted(unknown))}; known are {', '.join(SYSTEMS)}.")
+    return found
+
+
+class System:
+    """A running peer.py."""
+
+    def __init__(self, name: str, python: str, weights: Path, depth: int, classes: int, align_corners: bool):
+        self.name = name
+        environment = dict(os.environ, PYTHONPATH=str(HERE.parent), PYTHONWARNINGS="ignore")
+        command = [python, str(HERE / "peer.py"), name, str(weights), str(depth), str(classes), str(align_corners)]
+        self.log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        self.about = self._answer()
+
+    def _answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait()
+            self.log.seek(0)
+            raise RuntimeError(f"{self.name}: ended with {self.process.returncode}:\n{self.log.read()[-2000:]}")
+        return json.loads(line)
+
+    def ask(self, **request) -> dict:
+        """One request of peer.py and its answer."""
+        try:
+            print(json.dumps(request), file=self.process.stdin, flush=True)
+        except BrokenPipeError:
+            pass  # it has ended; reading its answer tells how
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.stdin.close()
+        self.process.wait()
+        self.log.close()
+
+
+def start(args, weights: Path, depth: int, classes: int, align_corners: bool) -> list[System]:
+    """The systems that can run here; says which cannot and why."""
+    running = []
+    python = pythons(args.python)
+    for name in args.systems:
+        try:
+            running.append(System(name, python.get(name, sys.executable), weights, depth, classes, align_corners))
+        except (RuntimeError, OSError) as error:
+            print(f"left out: {str(error).strip().splitlines()[0]} {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+    return running
+
+
+def write_weights(folder: Path, depth: int, classes: int, align_corners: bool) -> Path:
+    """A full-width checkpoint with random weights of seed 0, in the published (pre-zip) format."""
+    import torch
+
+    from upernet_zoo import UPerNetConfig
+    from upernet_zoo.checkpoint import to_published
+    from upernet_zoo.models import UPerNet
+
+    torch.manual_seed(0)
+    model = UPerNet(UPerNetConfig(depth, classes, align_corners))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.uniform_(0.6, 1.4)
+            module.bias.data.normal_(0, 0.2)
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    path = folder / f"upernet_r{depth}_{classes}_{'align' if align_corners else 'no_align'}.pth"
+    names = [f"class {i}" for i in range(classes)]
+    text = f"model = dict(decode_head=dict(align_corners={align_corners}, pool_scales=(1, 2, 3, 6)), test_cfg=dict(mode='whole'))"
+    meta = {"CLASSES": names, "PALETTE": [[i, i, i] for i in range(classes)], "config": text}
+    content = {"meta": meta, "state_dict": to_published(model.state_dict())}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    return path
+
+
+def sgemm_peak(size: int = 2048, repeats: int = 7) -> float:
+    """GMAC/s of a large float32 matrix product with all cores: what no direct convolution can exceed."""
+    import torch
+
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    seconds = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - begin)
+    return size**3 / min(seconds) / 1e9
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    """Median and range."""
+    return {
+        "median_s": round(statistics.median(seconds), 4),
+        "min_s": round(min(seconds), 4),
+        "max_s": round(max(seconds), 4),
+    }
+
+
+def ratios(medians: dict[str, float]) -> dict[str, float]:
+    """How many times the fused model's median each other system takes."""
+    return {name: round(value / medians["fused"], 2) for name, value in medians.items() if name != "fused"} if "fused" in medians else {}
+
+
+def difference(probes: dict[str, list[float]], names: list[str]) -> dict[str, float]:
+    """Largest difference of each system's logits from the first one's, as a part of the largest logit."""
+    first = probes[names[0]]
+    largest = max(map(abs, first))
+    return {name: max(abs(a - b) for a, b in zip(probes[name], first)) / largest for name in names[1:]}
