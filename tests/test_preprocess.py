@@ -249,6 +249,14 @@ def test_transparent_palette_keeps_the_colours_without_a_warning(tmp_path):
     assert np.array_equal(result, np.asarray(photo().quantize(16).convert("RGB")))
 
 
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "LA", "La", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16"]
+)
+def test_every_mode_that_pillow_has(mode):
+    result = load_image(Image.new(mode, (3, 2)))
+    assert result.shape == (2, 3, 3) and result.dtype == np.uint8
+
+
 def test_arrays_and_tensors():
     image = noise((5, 7, 3))
     grey = image[..., 0]

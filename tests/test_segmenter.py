@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import upernet_zoo as uz
-from upernet_zoo import errors, memory, resample
+from upernet_zoo import errors, memory, resample, visualize
 from upernet_zoo.models import UPerNet
 from upernet_zoo.segmenter import windows
 
@@ -146,8 +146,27 @@ def test_result_areas_overlay_and_png(tiny, photo, tmp_path):
     assert segmentation.overlay().height > photo.shape[0]
     with pytest.raises(ValueError, match="saved as .png"):
         segmentation.save(tmp_path / "labels.jpg")
-    with pytest.raises(ValueError, match="opacity"):
-        segmentation.overlay(2)
+    for alpha in (2, -0.1, float("nan"), "x", None):
+        with pytest.raises(ValueError, match="opacity"):
+            segmentation.overlay(alpha)
+
+
+def test_ignored_pixels_stay_as_they_are(photo):
+    labels = np.zeros(photo.shape[:2], np.int64)
+    labels[:50] = 255
+    mixed = visualize.blend(photo, labels, ((255, 0, 0),), 1.0)
+    np.testing.assert_array_equal(mixed[:50], photo[:50])
+    assert (mixed[50:] == (255, 0, 0)).all()
+
+
+def test_a_legend_is_as_wide_as_its_longest_name():
+    names = ["x" * 60 + "i", "x" * 60 + "w"]  # differ at the end
+    pictures = [np.array(visualize.legend([(name, (255, 0, 0))], 40)) for name in names]
+    ends = [picture.min(axis=(0, 2)) < 128 for picture in pictures]
+    for dark, picture in zip(ends, pictures):
+        assert dark.any() and np.flatnonzero(dark)[-1] < picture.shape[1] - 1  # the last letter is inside
+    assert pictures[0].shape != pictures[1].shape
+    assert visualize.legend([("road", (255, 0, 0))], 400).width == 400
 
 
 def test_more_than_255_classes_are_int16(photo, tmp_path):
@@ -205,8 +224,14 @@ def test_arguments_are_checked(tiny):
         ({"mode": "slide"}, "needs 'crop'"),
         ({"scales": ()}, "scales must be"),
         ({"scales": (0,)}, "scales must be"),
-        ({"scales": "big"}, "scales must be"),
+        ({"scales": "12"}, "scales must be .* found '12'"),
+        ({"scales": ("1",)}, "scales must be"),
+        ({"scales": (1.0, float("nan"))}, "scales must be"),
+        ({"scales": 2}, "scales must be"),
         ({"batch_size": 0}, "batch_size must be"),
+        ({"flip": "no"}, "flip must be True or False, found 'no'"),
+        ({"amp": 1}, "amp must be True or False"),
+        ({"device": "tpu"}, "Device 'tpu' is not usable here"),
     ):
         with pytest.raises(errors.ArgumentError, match=message):
             uz.Segmenter(tiny, **keywords)
@@ -214,3 +239,8 @@ def test_arguments_are_checked(tiny):
         uz.Segmenter(3)
     with pytest.raises(errors.ModelNotFoundError):
         uz.Segmenter("no_such_model")
+    with pytest.raises(errors.ArgumentError, match=r"torch.compile returned.*model.backbone.compile\(\)"):
+        uz.Segmenter(torch.compile(tiny))
+    if not torch.cuda.is_available():
+        with pytest.raises(errors.ArgumentError, match="Device 'cuda' is not usable here"):
+            uz.Segmenter(tiny, device="cuda")

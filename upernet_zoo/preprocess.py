@@ -87,8 +87,8 @@ def _from_pil(image: Image.Image, owner: Any) -> np.ndarray:
         image.load()
         image = ImageOps.exif_transpose(image)  # always a copy
         image.info.pop("transparency", None)  # of a palette: dropped like any alpha, without Pillow's warning
-        if image.mode in ("RGBa", "La", "PA"):  # Pillow converts these to RGBA only
-            image = image.convert("RGBA")
+        if image.mode in ("RGBa", "La", "PA"):  # Pillow converts these to one mode only
+            image = image.convert("LA" if image.mode == "La" else "RGBA")
         if image.mode != "F" and not image.mode.startswith("I"):
             return _from_array(np.array(image.convert("RGB")), owner)
     except Image.DecompressionBombError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import Tensor
 from . import memory, preprocess, resample, sources, visualize
 from .config import Recipe
 from .errors import ArgumentError, ConfigError
-from .factory import create_model
+from .factory import check_device, create_model
 from .labels import LabelSet
 from .models import UPerNet
 from .transfer import size_text
@@ -64,7 +65,7 @@ class Segmentation:
         """
         from PIL import Image
 
-        if not 0 <= alpha <= 1:
+        if not isinstance(alpha, numbers.Real) or not 0 <= alpha <= 1:
             raise ArgumentError(f"overlay: alpha is an opacity from 0 to 1, found {alpha!r}.")
         picture = Image.fromarray(visualize.blend(self.image, self.labels, self.palette, alpha))
         if not legend:
@@ -170,24 +171,30 @@ class Segmenter:
         batch_size: int = 1,
         amp: bool = False,
     ):
+        check_device(device)
         if isinstance(model, str):
             model = create_model(model)
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        elif isinstance(getattr(model, "_orig_mod", None), UPerNet):
+            raise ArgumentError(
+                "Segmenter: found what torch.compile returned, which it would not use, as it runs backbone and head on their own. Pass the "
+                "UPerNet itself; to compile its parts in place: model.backbone.compile(), model.decode_head.compile()."
+            )
         elif not isinstance(model, UPerNet):
             raise ArgumentError(f"Segmenter: expected a UPerNet or a model's name, found {type(model).__name__}.")
         if model.config.in_channels != 3:
             raise ArgumentError(f"Segmenter: takes RGB pictures, and the model has {model.config.in_channels} input channels.")
-        try:
-            scales = tuple(float(s) for s in scales)
-        except (TypeError, ValueError):
-            raise ArgumentError(f"Segmenter: scales must be a list of numbers, found {scales!r}.") from None
-        if not scales or not all(0 < s <= 16 for s in scales):
-            raise ArgumentError(f"Segmenter: scales must be ratios above 0 and up to 16, found {scales}.")
+        ratios = tuple(scales) if isinstance(scales, Iterable) else ()
+        if not ratios or not all(isinstance(ratio, numbers.Real) and 0 < ratio <= 16 for ratio in ratios):
+            raise ArgumentError(f"Segmenter: scales must be a list of ratios above 0 and up to 16, found {scales!r}.")
+        for name, value in (("flip", flip), ("amp", amp)):
+            if not isinstance(value, bool):
+                raise ArgumentError(f"Segmenter: {name} must be True or False, found {value!r}.")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ArgumentError(f"Segmenter: batch_size must be a whole number from 1, found {batch_size!r}.")
         self.model = model.to(device).eval() if device is not None else model.eval()
         self.recipe = _override(model.recipe, mode, crop, stride)
-        self.scales, self.flip, self.batch_size, self.amp = scales, bool(flip), batch_size, bool(amp)
+        self.scales, self.flip, self.batch_size, self.amp = tuple(map(float, ratios)), flip, batch_size, amp
 
     @property
     def device(self) -> torch.device:
@@ -322,12 +329,12 @@ def windows(size: int, crop: int, stride: int) -> list[slice]:
 
 
 def _override(recipe: Recipe, mode: str | None, crop: Any, stride: Any) -> Recipe:
-    mode = mode or recipe.mode
+    mode = recipe.mode if mode is None else mode
     if mode == "whole":
         if crop is not None or stride is not None:
             raise ArgumentError("Segmenter: crop and stride belong to slide mode; pass mode='slide' with them.")
     else:
-        crop, stride = crop or recipe.crop, stride or recipe.stride
+        crop, stride = recipe.crop if crop is None else crop, recipe.stride if stride is None else stride
     try:
         return dataclasses.replace(recipe, mode=mode, crop=crop, stride=stride)
     except ConfigError as error:

@@ -32,7 +32,7 @@ def blend(image: np.ndarray, labels: np.ndarray, palette: Sequence[tuple[int, in
 
 
 def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> Image.Image:
-    """A picture of `width` pixels with a swatch and a text for each entry, in as many columns as fit."""
+    """A picture with a swatch and a text for each entry, in as many columns as fit into `width` pixels, and wider if a text needs it."""
     from PIL import Image, ImageDraw, ImageFont
 
     size = max(11, min(24, width // 50))
@@ -40,6 +40,7 @@ def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> I
     line, swatch, gap = round(size * 1.6), round(size * 1.1), round(size * 0.6)
     longest = max((font.getlength(text) for text, _ in entries), default=0)
     cell = swatch + 2 * gap + round(longest) + gap
+    width = max(width, cell)
     columns = max(1, min(len(entries), width // cell))
     rows = -(-len(entries) // columns)
     picture = Image.new("RGB", (width, rows * line + gap if entries else 0), "white")
@@ -52,7 +53,7 @@ def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> I
 
 
 def stack(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of equal width, one under the other."""
+    """Pictures one under the other, flush left, on white."""
     from PIL import Image
 
     whole = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")

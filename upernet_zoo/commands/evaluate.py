@@ -29,6 +29,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         args.dataset,
         args.root,
         mode=args.mode,
+        crop=args.crop,
+        stride=args.stride,
         scales=args.scales,
         flip=args.flip,
         batch_size=args.batch_size,
