@@ -89,7 +89,7 @@ def create_model(
         raise ArgumentError(f"create_model: checkpoint= takes the path of a file, found {checkpoint!r}.")
     check_device(device, dtype)
     if is_name:
-        entry = _entry(ref)
+        entry = model_entry(ref)
         description = Description(entry.config, entry.recipe, entry.label_set)
     else:
         folder = hub.find_folder(ref, weights=pretrained, cache_dir=cache_dir, local_files_only=local_files_only, progress=progress)
@@ -198,7 +198,12 @@ def check_device(device: torch.device | str | None, dtype: torch.dtype | None = 
         raise ArgumentError(f"Device {device!r} is not usable here ({str(error).splitlines()[0]}). Try 'cpu'.") from None
 
 
-def _entry(name: str) -> index.ModelEntry:
+def model_entry(name: str) -> index.ModelEntry:
+    """The entry of a name of the index.
+
+    Raises:
+        ModelNotFoundError: there is none; the message has the nearest ones, and what to call for a file or folder of that name.
+    """
     try:
         return index.model_info(name)
     except ModelNotFoundError as error:

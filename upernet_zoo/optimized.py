@@ -1,0 +1,69 @@
+"""The fused twin of a model by name: made once, then mapped from the cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from . import checkpoint as checkpoints
+from . import index, sources
+from .checkpoint import Description
+from .errors import CacheError
+from .factory import create_model, model_entry
+from .hub import FOLDER_PREFIX, HUB_PREFIX
+from .models.fused import FusedUPerNet, optimize_for_inference
+
+# of the tensors in the cache; another number whenever models/fused.py changes their names, shapes or meaning
+_FORM = "fused 1"
+
+
+def load(ref: str, *, checkpoint: str | os.PathLike | None = None) -> FusedUPerNet:
+    """`optimize_for_inference(create_model(ref))` for the CPU in float32, without doing it again each time.
+
+    The twin of a name of the index is kept in the cache, beside the converted checkpoint and bound to the checkpoint's digest, and
+    mapped from there. Where the cache cannot be written, the twin is made anew.
+
+    Args:
+        ref, checkpoint: as for `create_model`.
+
+    Raises:
+        UPerNetZooError: as `create_model`.
+    """
+    if ref.startswith((HUB_PREFIX, FOLDER_PREFIX)):
+        return optimize_for_inference(create_model(ref, checkpoint=checkpoint))
+    entry = model_entry(ref)
+    model = _cached(entry, entry.sha256) if checkpoint is None else None
+    if model is not None:
+        return model
+    plain = create_model(ref, checkpoint=checkpoint)
+    digest = plain.origin["sha256"]
+    target = _path(entry, digest)
+    try:
+        with sources.lock(target):  # many processes: one optimises, the others find it done
+            model = _cached(entry, digest)
+            if model is not None:
+                return model
+            model = optimize_for_inference(plain)
+            origin = {**plain.origin, "form": _FORM}
+            description = Description(entry.config, entry.recipe, entry.label_set, origin)
+            sources.write_atomically(target, lambda path: checkpoints.write_safetensors(path, description, model.state_dict()))
+            sources.write_receipt(target, sources.file_digest(target)[0], f"made from {plain.origin['file']}")
+    except CacheError:
+        return model or optimize_for_inference(plain)
+    return _cached(entry, digest) or model
+
+
+def _path(entry: index.ModelEntry, digest: str) -> Path:
+    return sources.cache_root() / "converted" / f"{entry.name}-{digest[:8]}-fused.safetensors"
+
+
+def _cached(entry: index.ModelEntry, digest: str) -> FusedUPerNet | None:
+    """The twin in the cache; None if there is none, or it is of another checkpoint or form, or was changed."""
+    path = _path(entry, digest)
+    if sources.trusted(path) is None:
+        return None
+    tensors, description = checkpoints.read_safetensors(path)
+    origin = dict(description.origin) if description is not None else {}
+    if origin.pop("form", None) != _FORM or not origin.get("sha256", "").startswith(digest):
+        return None
+    return FusedUPerNet.from_state(entry.config, entry.recipe, entry.label_set, tensors, origin)
