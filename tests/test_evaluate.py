@@ -1,6 +1,8 @@
 """Evaluation against a plain loop; shared by processes, interrupted, and what it writes."""
 
+import contextlib
 import csv
+import hashlib
 import json
 import os
 import re
@@ -21,7 +23,7 @@ from upernet_zoo.evaluation import MULTI_SCALE, SegmentationMetrics, open_datase
 from upernet_zoo.models import UPerNet
 
 CITYSCAPES = uz.labels.get("cityscapes")
-COUNT = 16
+COUNT = 15  # not to be shared evenly by two processes
 # one thread each, as torchrun sets it: how a sum is split among threads may change its last bit
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -127,35 +129,70 @@ def test_two_processes_equal_one_to_the_last_digit(folder, root, tmp_path, expec
     check(tmp_path / "two", expected)
 
 
-HANGING = """
-import sys, time
-from upernet_zoo import cli, segmenter
-left, segment = int(sys.argv[1]), segmenter.Segmenter._segment
-def hanging(*args):
+# `upernet-zoo evaluate` that notes each picture it runs, and hangs before its n-th
+WATCHED = """
+import hashlib, os, sys, time
+from upernet_zoo import Segmenter, cli
+
+log, left, call = sys.argv[1], int(sys.argv[2]), Segmenter.__call__
+
+def watched(self, image):
     global left
     left -= 1
-    time.sleep(3600 if left < 0 else 0)
-    return segment(*args)
-segmenter.Segmenter._segment = hanging
-cli.main(sys.argv[2:])
+    with open(log, "a") as file:
+        file.write(f"{os.getpid()} {'hung' if left == 0 else hashlib.sha256(image.tobytes()).hexdigest()}\\n")
+    if left == 0:
+        time.sleep(600)
+    return call(self, image)
+
+Segmenter.__call__ = watched
+sys.exit(cli.main(sys.argv[3:]))
 """
 
 
-def kill_when_hanging(run, out, counted):
-    """Start a run that hangs half way, and kill -9 it with all its processes when more than `counted` pictures are counted."""
-    process = subprocess.Popen(run, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        found = counted
-        while found == counted:
-            assert process.poll() is None
-            time.sleep(0.01)
-            if (out / "state.json").exists():
-                found = len(json.loads((out / "state.json").read_text())["pictures"])
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert counted < found < COUNT and not (out / "metrics.json").exists()
-    return found
+def kill_half_way(run, log, processes):
+    """Start a run, wait until each of its processes hangs, and kill -9 them all."""
+    with open(f"{log}.errors", "w+") as errors_of_run:
+        launched = subprocess.Popen(run, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=errors_of_run)
+        pids = {launched.pid}
+        try:
+            hung, deadline = set(), time.monotonic() + 240
+            while len(hung) < processes:
+                assert launched.poll() is None and time.monotonic() < deadline, errors_of_run.seek(0) or errors_of_run.read()
+                time.sleep(0.02)
+                lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+                hung = {pid for pid, what in lines if what == "hung"}
+                pids |= {int(pid) for pid, _ in lines}  # torchrun gives its processes a session of their own
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            launched.wait()
+
+
+def test_killed_half_way_and_started_again(folder, root, tmp_path, expected):
+    out, script = tmp_path / "out", tmp_path / "watched.py"
+    script.write_text(WATCHED)
+    _, *arguments = command(folder, root, out)
+    digests = {hashlib.sha256(sample.image.tobytes()).hexdigest(): sample.name for sample in open_dataset("cityscapes", root)}
+
+    def watched(launcher, log, hang_at):
+        return [*launcher, str(script), str(log), str(hang_at), *arguments]
+
+    def counted():
+        return set(json.loads((out / "state.json").read_text())["pictures"])
+
+    kill_half_way(watched([sys.executable], tmp_path / "one", 4), tmp_path / "one", 1)
+    first = counted()
+    assert 1 <= len(first) <= 3
+    kill_half_way(watched(torchrun(2)[:-1], tmp_path / "two", 6), tmp_path / "two", 2)
+    second = counted()
+    assert first < second and len(second) == len(first) + 8 < COUNT and not (out / "metrics.json").exists()
+    done = subprocess.run(watched([sys.executable], tmp_path / "rest", -1), env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    check(out, expected)
+    run = [digests[line.split()[1]] for line in (tmp_path / "rest").read_text().splitlines()]
+    assert sorted(run) == sorted(set(digests.values()) - second)  # what was counted was not run again
 
 
 def test_pictures_already_counted_are_not_run_again(folder, root, tmp_path, monkeypatch):
@@ -253,7 +290,7 @@ def test_the_published_number_stands_beside_the_measured_one(small_index, root, 
     assert result.model == name
     assert result.published == (None if key is None else {"mIoU": 77.1, "mIoU(ms+flip)": 78.37}[key] / 100)
     assert ("published mIoU" in result.table()) == (key is not None)
-    assert "1 of 16 pictures" in result.table()
+    assert f"1 of {COUNT} pictures" in result.table()
 
 
 def test_command_line(folder, root, tmp_path, monkeypatch, capsys):
