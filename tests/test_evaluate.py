@@ -249,6 +249,8 @@ def test_bad_arguments_and_pictures_are_named(folder, root, tmp_path):
             uz.evaluate(model, "cityscapes", root, **options)
     with pytest.raises(errors.ArgumentError, match="needs its folder"):
         uz.evaluate(model, "cityscapes")
+    with pytest.raises(errors.ArgumentError, match="found list"):
+        uz.evaluate(model, [1, 2])
     with pytest.raises(errors.MissingFileError, match="looked in"):
         uz.evaluate(model, "cityscapes", tmp_path)
     other = UPerNet(uz.UPerNetConfig(depth=18, num_classes=21, base_channels=4, stem_channels=4, channels=8, aux_channels=4))

@@ -12,7 +12,7 @@ from .common import Commands, add_model, add_views, load_model
 
 def _evaluate(args: argparse.Namespace) -> int:
     from .. import visualize
-    from ..evaluation import MULTI_SCALE, evaluate
+    from ..evaluation import MULTI_SCALE, evaluate, open_dataset
     from ..evaluation.evaluate import default_device, is_first_process
 
     if args.ms_flip:
@@ -23,10 +23,12 @@ def _evaluate(args: argparse.Namespace) -> int:
         visualize.require_matplotlib()  # refuse before hours of work
     name = "-".join([Path(args.model.rstrip("/")).name, args.dataset] + ["ms-flip"] * args.ms_flip)
     out = Path(args.out or Path("evaluation") / re.sub(r"[^A-Za-z0-9._-]", "_", name))
+    # opened before the model is looked for; "folder" needs the model's label set
+    dataset = args.dataset if args.dataset == "folder" else open_dataset(args.dataset, args.root)
     args.device = args.device or default_device()
     result = evaluate(
         load_model(args),
-        args.dataset,
+        dataset,
         args.root,
         mode=args.mode,
         crop=args.crop,

@@ -46,12 +46,13 @@ class SegmentationDataset:
     """Labelled pictures in order of their names; made by `open_dataset`. `len`, an index and a `for` loop work as on a list.
 
     Attributes:
+        name: of the layout, as `open_dataset` takes it.
         label_set: what the labels mean.
         names: the pictures' names, in order.
     """
 
-    def __init__(self, files: _Files, label_set: LabelSet):
-        self.label_set = label_set
+    def __init__(self, name: str, files: _Files, label_set: LabelSet):
+        self.name, self.label_set = name, label_set
         self._files = sorted(files)
         self.names = tuple(name for name, _, _ in self._files)
 
@@ -80,8 +81,15 @@ class SegmentationDataset:
         return Sample(name, path, image, target)
 
 
-def open_dataset(name: str, root: str | os.PathLike, label_set: LabelSet | None = None) -> SegmentationDataset:
-    """The validation pictures of a data set, or all pictures of a folder.
+    def subset(self, indices: Iterable[int]) -> SegmentationDataset:
+        """The data set of some of the pictures."""
+        return SegmentationDataset([self._files[i] for i in indices], self.label_set)
+
+
+def open_dataset(
+    name: str, root: str | os.PathLike, label_set: LabelSet | None = None, *, split: str | None = None
+) -> SegmentationDataset:
+    """The pictures of a split of a data set, by default those for validation, or all pictures of a folder.
 
     Args:
         name: the layout, with what `root` holds:
@@ -94,7 +102,7 @@ def open_dataset(name: str, root: str | os.PathLike, label_set: LabelSet | None 
 
     Raises:
         ModelNotFoundError: another name.
-        ArgumentError: "folder" without a label set.
+        ArgumentError: "folder" without a label set, two pictures of one name, or a folder that cannot be listed.
         MissingFileError: the root has another layout (the message says what was looked for and what is there), or pictures have no
             labels (the message names them).
     """
@@ -105,9 +113,17 @@ def open_dataset(name: str, root: str | os.PathLike, label_set: LabelSet | None 
             raise ArgumentError(f"Data set {name!r} needs a label set: open_dataset({name!r}, root, labels.LabelSet(name, classes)).")
         label_set = labels.get(name)
     root = Path(root).expanduser()
-    files = _LAYOUTS[name](root)
+    try:
+        files = _LAYOUTS[name](root)
+    except (NotADirectoryError, PermissionError) as error:
+        raise ArgumentError(f"Data set {name!r}: {error.filename} is not a folder that can be listed. Remove it, or mend it.") from None
     if not files:
         raise MissingFileError(f"Data set {name!r}: no pictures under {root}. Its layout is in open_dataset's documentation.")
+    seen: dict[str, Path] = {}
+    for picture, path, _ in files:
+        if picture in seen:
+            raise ArgumentError(f"Data set {name!r}: {path} has the same name as {seen[picture]}. Rename one, and its labels.")
+        seen[picture] = path
     for kind, paths in (("labels", {t: p for _, p, t in files}), ("picture", {p: t for _, p, t in files})):
         missing = sorted(path for path in paths if not path.is_file())
         if missing:
@@ -117,7 +133,7 @@ def open_dataset(name: str, root: str | os.PathLike, label_set: LabelSet | None 
                 f"Data set {name!r}: {len(missing)} of {len(files)} pictures without {kind}: no file {shown}{more}. "
                 "Add these files, or take what they belong to out of the data set."
             )
-    return SegmentationDataset(files, label_set)
+    return SegmentationDataset(name, files, label_set)
 
 
 def _need(name: str, root: Path, *parts: str) -> None:
@@ -141,10 +157,7 @@ def _cityscapes(root: Path) -> _Files:
 
     # checked here, as torchvision would unpack archives that it finds in the root
     _need("cityscapes", root, "leftImg8bit/val", "gtFine/val")
-    try:
-        data = Cityscapes(str(root), split="val", mode="fine", target_type="semantic")
-    except NotADirectoryError as error:
-        raise ArgumentError(f"Data set 'cityscapes': {error.filename} is not a city's folder. Remove it.") from None
+    data = Cityscapes(str(root), split="val", mode="fine", target_type="semantic")
     pairs = [(Path(image), Path(target)) for image, (target,) in zip(data.images, data.targets)]
     suffix = "_leftImg8bit.png"  # torchvision lists whatever lies in a city's folder
     return [(image.name.removesuffix(suffix), image, target) for image, target in pairs if image.name.endswith(suffix)]
@@ -173,13 +186,8 @@ def _folder(root: Path) -> _Files:
 
 def _beside(images: Path, targets: Path) -> _Files:
     """Each picture of a folder, with the PNG of the same name in another."""
-    files: dict[str, Path] = {}
-    for path in sorted(images.iterdir()):
-        if path.suffix.lower() in _PICTURES and not path.name.startswith("."):
-            if path.stem in files:
-                raise ArgumentError(f"{path}: {files[path.stem].name} has the same name up to its suffix. Rename one, and its labels.")
-            files[path.stem] = path
-    return [(stem, path, targets / f"{stem}.png") for stem, path in files.items()]
+    pictures = (path for path in images.iterdir() if path.suffix.lower() in _PICTURES and not path.name.startswith("."))
+    return [(path.stem, path, targets / f"{path.stem}.png") for path in sorted(pictures)]
 
 
 _LAYOUTS: dict[str, Callable[[Path], _Files]] = {

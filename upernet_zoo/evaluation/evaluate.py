@@ -158,7 +158,7 @@ def evaluate(
 
     Args:
         model: a `UPerNet`, or what `create_model` takes.
-        dataset: what `open_dataset` returns, or a name that it takes; "folder" means the model's own label set.
+        dataset: what `open_dataset` returns, or a name that it takes; "folder" then means the model's own label set.
         root: the data set's folder, for a name.
         mode, crop, stride, scales, flip, batch_size, amp: as for `Segmenter`; by default the single-scale numbers' way. The published
             ms+flip numbers are of `scales=MULTI_SCALE, flip=True`.
@@ -181,17 +181,21 @@ def evaluate(
             raise ArgumentError(f"evaluate: {name} must be a whole number from {least}, found {value!r}.")
     if save_worst and out is None:
         raise ArgumentError("evaluate: save_worst needs a folder to write to: pass out=.")
-    if isinstance(dataset, str) and root is None:
-        raise ArgumentError(f"evaluate: data set {dataset!r} needs its folder: evaluate(model, {dataset!r}, root).")
+    if isinstance(dataset, str):
+        if root is None:
+            raise ArgumentError(f"evaluate: data set {dataset!r} needs its folder: evaluate(model, {dataset!r}, root).")
+        if dataset != "folder":  # which needs the model
+            dataset = open_dataset(dataset, root)
+    elif not isinstance(dataset, SegmentationDataset):
+        raise ArgumentError(f"evaluate: dataset must be a name or what open_dataset returns, found {type(dataset).__name__}.")
     if isinstance(model, str):
         device = device or default_device()
     segmenter = Segmenter(
         model, device=device, mode=mode, crop=crop, stride=stride, scales=scales, flip=flip, batch_size=batch_size, amp=amp
     )
     model = segmenter.model
-    dataset_name = dataset if isinstance(dataset, str) else dataset.label_set.name
     if isinstance(dataset, str):
-        dataset = open_dataset(dataset, root, model.label_set if dataset == "folder" else None)
+        dataset = open_dataset(dataset, root, model.label_set)
     require_labels_fit(model.config, dataset.label_set)
     names = dataset.names[:limit]
     settings = {
@@ -202,10 +206,10 @@ def evaluate(
         "dtype": str(model.decode_head.classifier.weight.dtype).removeprefix("torch."),
         "device": segmenter.device.type,
     }
-    run = {"model": _digest(model), "data set": dataset_name, "pictures": _names_digest(dataset), "settings": settings}
+    run = {"model": _digest(model), "data set": dataset.name, "pictures": names_digest(dataset), "settings": settings}
     out = None if out is None else Path(out).expanduser()
 
-    with _processes(segmenter.device) as (rank, processes):
+    with process_group(segmenter.device) as (rank, processes):
         state = _State(run, dataset, None if out is None or rank else out / STATE_NAME)
         state.read(names, processes)
         bar = tqdm(total=len(names), initial=len(state.pictures), unit="picture", disable=rank > 0 or not progress)
@@ -218,13 +222,13 @@ def evaluate(
     result = EvaluationResult(
         **asdict(metrics),
         model=model.origin.get("model") or model.origin.get("file", "UPerNet"),
-        dataset=dataset_name,
+        dataset=dataset.name,
         classes=dataset.label_set.classes,
         pixels=tuple(state.metrics.confusion.sum(1).tolist()),
         pictures={name: state.pictures[name] for name in names},  # in the data set's order
         of=len(dataset),
         settings=settings,
-        published=_published(segmenter, dataset_name),
+        published=_published(segmenter, dataset),
     )
     if out is not None and rank == 0:
         result.save(out)
@@ -247,7 +251,7 @@ def is_first_process() -> bool:
 
 
 @contextlib.contextmanager
-def _processes(device: torch.device) -> Iterator[tuple[int, int]]:
+def process_group(device: torch.device) -> Iterator[tuple[int, int]]:
     """(rank, number of processes): of the process group if there is one, else of a group that `torchrun` set the scene for."""
     dist = torch.distributed
     if not dist.is_available() or not (dist.is_initialized() or dist.is_torchelastic_launched()):
@@ -264,7 +268,7 @@ def _processes(device: torch.device) -> Iterator[tuple[int, int]]:
             dist.destroy_process_group()
 
 
-def _exchange(mine: Any, processes: int) -> list[Any]:
+def exchange(mine: Any, processes: int) -> list[Any]:
     """What each process has, by rank."""
     if processes == 1:
         return [mine]
@@ -312,7 +316,7 @@ class _State:
             mine = self._content(names)
         except UPerNetZooError as error:
             mine = error
-        everyone = _exchange((mine, self.run, names), processes)
+        everyone = exchange((mine, self.run, names), processes)
         found = everyone[0][0]
         for rank, one in enumerate(everyone):
             if one[1:] != everyone[0][1:]:
@@ -360,7 +364,7 @@ def _counted(
             one = _measured(segmenter, sample, metrics)
             pictures[sample.name] = one.result().mIoU
             metrics.merge(one)
-        found = _exchange((metrics.confusion, pictures), processes)
+        found = exchange((metrics.confusion, pictures), processes)
         for confusion, added in found:
             state.add(confusion, added)
         state.save_now_and_then()
@@ -387,15 +391,15 @@ def _digest(model: UPerNet) -> str:
     return digest.hexdigest()
 
 
-def _names_digest(dataset: SegmentationDataset) -> str:
+def names_digest(dataset: SegmentationDataset) -> str:
     """SHA-256 of the names of a data set's pictures and classes."""
     return hashlib.sha256(json.dumps([dataset.names, dataset.label_set.classes]).encode()).hexdigest()
 
 
-def _published(segmenter: Segmenter, dataset_name: str) -> float | None:
+def _published(segmenter: Segmenter, dataset: SegmentationDataset) -> float | None:
     """The mIoU (0..1) that the index has for this model, data set and way to run it."""
     entry = index.default().entries.get(segmenter.model.origin.get("model", ""))
-    if entry is None or entry.labels != dataset_name or entry.recipe != segmenter.recipe:
+    if entry is None or entry.labels != dataset.name or dataset.label_set != entry.label_set or entry.recipe != segmenter.recipe:
         return None
     key = {((1.0,), False): "mIoU", (MULTI_SCALE, True): "mIoU(ms+flip)"}.get((segmenter.scales, segmenter.flip))
     value = entry.metrics.get(key)
@@ -403,7 +407,8 @@ def _published(segmenter: Segmenter, dataset_name: str) -> float | None:
 
 
 def _save_worst(segmenter: Segmenter, dataset: SegmentationDataset, result: EvaluationResult, count: int, folder: Path) -> None:
-    """Write the `count` pictures of the lowest mIoU beside prediction and labels, the worst first by name."""
+    """Write the `count` pictures of the lowest mIoU beside prediction and labels, the worst first by name, in place of earlier ones."""
+    written = set()
     scored = sorted((iou, name) for name, iou in result.pictures.items() if not math.isnan(iou))
     for rank, (iou, name) in enumerate(scored[:count], 1):
         sample = dataset[dataset.names.index(name)]
@@ -420,3 +425,7 @@ def _save_worst(segmenter: Segmenter, dataset: SegmentationDataset, result: Eval
         legend = visualize.legend([(classes[i].strip(), palette[i]) for i in seen], picture.width)
         path = folder / f"{rank:02d}_{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.png"
         save_picture(visualize.stack([picture, legend]), path)
+        written.add(path)
+    if written:
+        for path in set(folder.glob("[0-9][0-9]*_*.png")) - written:
+            path.unlink()
