@@ -112,6 +112,12 @@ def test_what_can_go_in_gives_the_same(tiny, photo, tmp_path):
         np.testing.assert_array_equal(segmenter(image).labels, expected)
 
 
+def test_half_precision_is_near(tiny, photo):
+    plain, half = (uz.Segmenter(tiny, amp=amp).probabilities(photo) for amp in (False, True))
+    assert half.dtype == torch.float32 and not half.equal(plain)
+    torch.testing.assert_close(half, plain, rtol=0, atol=0.05)
+
+
 def test_map_keeps_the_order_and_stops_at_a_bad_picture(tiny, photo, tmp_path):
     segmenter = uz.Segmenter(tiny)
     pictures = [photo, photo[:50], photo[:, :40]]
