@@ -118,7 +118,7 @@ FAULTS = {
     "blocks": (lambda s: [s.pop(k) for k in list(s) if k.startswith("backbone.layer2.1.")], "bottleneck blocks is not known"),
     "another backbone": (
         lambda s: [s.update({k.replace("backbone.stem", "backbone.patch_embed"): s.pop(k)}) for k in list(s)],
-        "not a UPerNet with a ResNet-V1c backbone.*backbone.patch_embed",
+        "not a UPerNet with a ResNet or ResNet-V1c.*looks like a Swin or ViT backbone.*backbone.patch_embed",
     ),
 }
 

@@ -12,10 +12,10 @@ from .errors import UPerNetZooError
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import evaluation, index, labels, preprocess
+    from . import bridges, convert, evaluation, export, index, labels, preprocess
     from .config import Recipe, UPerNetConfig
     from .evaluation import evaluate
-    from .factory import create_model, load_checkpoint
+    from .factory import create_backbone, create_model, load_checkpoint
     from .index import ModelEntry, list_models, model_info
     from .models import UPerNet
     from .segmenter import Segmentation, Segmenter
@@ -28,9 +28,13 @@ _NAMES = {
     "Segmenter": "segmenter",
     "UPerNet": "models",
     "UPerNetConfig": "config",
+    "bridges": None,
+    "convert": None,
+    "create_backbone": "factory",
     "create_model": "factory",
     "evaluate": "evaluation",
     "evaluation": None,
+    "export": None,
     "index": None,
     "labels": None,
     "list_models": "index",

@@ -1,6 +1,6 @@
-"""From what a checkpoint file holds to a native model: unwrap, rename, infer, check, convert.
+"""From what a checkpoint file holds to a native model: unwrap, rename, check, build, write.
 
-Published names are mmsegmentation's; native names are those of `upernet_zoo.models`. `_KEY_TABLE` is the one place that knows both.
+Published names are mmsegmentation's; native names are those of `upernet_zoo.models`. `PUBLISHED` is the one place that knows both.
 """
 
 from __future__ import annotations
@@ -8,30 +8,71 @@ from __future__ import annotations
 import json
 import os
 import re
-import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import config_text, labels, safe_load
-from .config import RESNET_STAGES, Recipe, UPerNetConfig
+from . import labels, safe_load
+from .config import Recipe, UPerNetConfig
 from .errors import CheckpointError, ConfigError
 from .models import UPerNet
 
-# published name <-> native name; {i} is a whole number, and what follows the prefix stays
-_KEY_TABLE = (
-    ("decode_head.psp_modules.{i}.1.", "decode_head.pyramid_pooling.branches.{i}."),
-    ("decode_head.bottleneck.", "decode_head.pyramid_pooling.bottleneck."),
-    ("decode_head.conv_seg.", "decode_head.classifier."),
-    ("auxiliary_head.convs.0.", "auxiliary_head.conv."),
-    ("auxiliary_head.conv_seg.", "auxiliary_head.classifier."),
+
+class KeyTable:
+    """Names of tensors on two sides: pairs of prefixes, of which the first that fits is exchanged.
+
+    Args:
+        pairs: (ours, theirs); `{i}` is a whole number, and what follows the prefix stays. A name that no pair fits is the same on both.
+    """
+
+    def __init__(self, *pairs: tuple[str, str]):
+        self._to_theirs = [self._rule(ours, theirs) for ours, theirs in pairs]
+        self._to_ours = [self._rule(theirs, ours) for ours, theirs in pairs]
+
+    @staticmethod
+    def _rule(source: str, target: str) -> tuple[re.Pattern, str]:
+        return re.compile("^" + re.escape(source).replace(re.escape("{i}"), r"(\d+)")), target.replace("{i}", r"\g<1>")
+
+    @staticmethod
+    def _rename(key: str, rules: list[tuple[re.Pattern, str]]) -> str:
+        for pattern, target in rules:
+            renamed, count = pattern.subn(target, key)
+            if count:
+                return renamed
+        return key
+
+    def to_theirs(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same tensors under their names."""
+        return {self._rename(key, self._to_theirs): value for key, value in state_dict.items()}
+
+    def to_ours(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same tensors under our names; those that have our names already keep them."""
+        return {self._rename(key, self._to_ours): value for key, value in state_dict.items()}
+
+
+_PUBLISHED = (
+    ("decode_head.pyramid_pooling.branches.{i}.", "decode_head.psp_modules.{i}.1."),
+    ("decode_head.pyramid_pooling.bottleneck.", "decode_head.bottleneck."),
+    ("decode_head.classifier.", "decode_head.conv_seg."),
+    ("auxiliary_head.conv.", "auxiliary_head.convs.0."),
+    ("auxiliary_head.classifier.", "auxiliary_head.conv_seg."),
 )
+# deep stem? -> the table; a plain stem's two modules stand for themselves over there
+PUBLISHED = {
+    True: KeyTable(*_PUBLISHED),
+    False: KeyTable(*_PUBLISHED, ("backbone.stem.0.", "backbone.conv1."), ("backbone.stem.1.", "backbone.bn1.")),
+}
 HEADER_KEY = "upernet_zoo"  # of the description in a safetensors file's header
-_DEFAULT_SCALES = (1, 2, 3, 6)
+_PREPROCESSOR = "data_preprocessor."
+# what else a training checkpoint holds, where its name does not say what it is
+_WORDS = {
+    "message_hub": "message_hub (mmengine's logs)",
+    "ema_state_dict": "ema_state_dict (the weights of the last step: mmengine saves the averages as state_dict)",
+}
 _ALIGNMENT = 64  # bytes; of torch's own allocations on the CPU
 _DTYPES = {
     torch.float64: "F64",
@@ -42,30 +83,14 @@ _DTYPES = {
 }  # safetensors' names
 
 
-def _anchored(source: str, target: str) -> tuple[re.Pattern, str]:
-    return re.compile("^" + re.escape(source).replace(re.escape("{i}"), r"(\d+)")), target.replace("{i}", r"\g<1>")
-
-
-_TO_NATIVE = [_anchored(published, native) for published, native in _KEY_TABLE]
-_TO_PUBLISHED = [_anchored(native, published) for published, native in _KEY_TABLE]
-
-
-def _rename(key: str, table: list[tuple[re.Pattern, str]]) -> str:
-    for pattern, target in table:
-        renamed, count = pattern.subn(target, key)
-        if count:
-            return renamed
-    return key
-
-
 def to_native(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict with published names -> the same tensors under native names; native names stay."""
-    return {_rename(key, _TO_NATIVE): value for key, value in state_dict.items()}
+    return PUBLISHED["backbone.conv1.weight" not in state_dict].to_ours(state_dict)
 
 
 def to_published(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A native state dict -> the same tensors under the names that mmsegmentation uses."""
-    return {_rename(key, _TO_PUBLISHED): value for key, value in state_dict.items()}
+    return PUBLISHED["backbone.stem.3.weight" in state_dict].to_theirs(state_dict)
 
 
 @dataclass(frozen=True)
@@ -118,21 +143,40 @@ class Description:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint file's tensors under native names, and what the file says about them."""
+    """A checkpoint file's tensors under native names, and what the file says about them.
+
+    Attributes:
+        path: of the file.
+        state_dict: floating-point tensors in float32.
+        meta: the file's `meta`, empty if it has none.
+        description: of a file that this library wrote; such a file says all itself.
+        normalisation: `mean` and `std` that a `data_preprocessor` left among the tensors.
+        dropped: what else is in the file, in words.
+    """
 
     path: Path
     state_dict: dict[str, Tensor]
-    meta: Mapping[str, Any]
+    meta: Mapping[str, Any] = field(default_factory=dict)
     description: Description | None = None
+    normalisation: Mapping[str, Tensor] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
 
 
-def read(path: str | os.PathLike) -> Checkpoint:
+def read(path: str | os.PathLike, *, ema: bool = False) -> Checkpoint:
     """Read a `.pth` (either format of `torch.save`) or `.safetensors` file safely, and unwrap it.
+
+    A training checkpoint may hold averaged (EMA) weights beside those of the last step. mmcv 1.x keeps the averages as buffers
+    `ema_<name with underscores>` of the model. mmengine exchanges the two when it saves, so that `state_dict` has the averages, and
+    `ema_state_dict` the weights of the last step.
+
+    Args:
+        path: of the file.
+        ema: take the averaged weights.
 
     Raises:
         MissingFileError: no such file.
         UnsafeCheckpointError: something executable is in it, or it asks for more memory than its size allows.
-        CheckpointError: it cannot be read, or holds no state dict.
+        CheckpointError: it cannot be read, holds no state dict, or has no averaged weights when they were asked for.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -140,15 +184,19 @@ def read(path: str | os.PathLike) -> Checkpoint:
     else:
         content, description = safe_load.read(path), None
     meta: Mapping[str, Any] = {}
+    dropped: list[str] = []
+    has_ema = False
     for _ in range(4):  # published: {'meta', 'state_dict'}; others wrap in 'model' or 'module', now and then twice
         if not isinstance(content, Mapping):
             break
         if isinstance(content.get("meta"), Mapping):
             meta = content["meta"]
-        inner = next((content[key] for key in ("state_dict", "model", "module") if isinstance(content.get(key), Mapping)), None)
+        inner = next((key for key in ("state_dict", "model", "module") if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
-        content = inner
+        has_ema = has_ema or isinstance(content.get("ema_state_dict"), Mapping)
+        dropped += [_WORDS.get(key, key) for key in content if isinstance(key, str) and key not in ("meta", inner)]
+        content = content[inner]
     tensors = {}
     if isinstance(content, Mapping):
         tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
@@ -156,13 +204,28 @@ def read(path: str | os.PathLike) -> Checkpoint:
         raise CheckpointError(f"{path}: holds no state dict (named tensors). Pass the checkpoint file of a trained model.")
     while prefix := next((p for p in ("module.", "model.") if all(key.startswith(p) for key in tensors)), None):
         tensors = {key[len(prefix) :]: value for key, value in tensors.items()}
+    normalisation = {key[len(_PREPROCESSOR) :]: tensors.pop(key) for key in list(tensors) if key.startswith(_PREPROCESSOR)}
+    averages = {key: tensors.pop(key) for key in list(tensors) if key.startswith("ema_")}
+    if averages:
+        has_ema = True
+        dropped.append(
+            "the weights of the last step (the averages were asked for)" if ema else "averaged weights, ema_* (--ema takes them)"
+        )
+    if ema:
+        if not has_ema:
+            raise CheckpointError(f"{path}: has no averaged (EMA) weights. Take its weights as they are.")
+        tensors = {key: averages.pop(f"ema_{key.replace('.', '_')}", value) for key, value in tensors.items()}
+        if averages:
+            raise CheckpointError(f"{path}: averaged weights of no tensor: {name_list(averages)}. Take the weights as they are.")
     native = to_native(tensors)
     if len(native) != len(tensors):
         raise CheckpointError(f"{path}: the same tensor stands under a published and a native name. Save the state dict anew.")
-    return Checkpoint(path, {k: v.float() if v.is_floating_point() else v for k, v in native.items()}, meta, description)
+    native = {key: value.float() if value.is_floating_point() else value for key, value in native.items()}
+    return Checkpoint(path, native, meta, description, normalisation, tuple(dropped))
 
 
-def _names(keys: Iterable[str], limit: int = 6) -> str:
+def name_list(keys: Iterable[str], limit: int = 6) -> str:
+    """Names with commas between them, at most `limit`, and how many more there are."""
     keys = list(keys)
     return ", ".join(keys[:limit]) + (f" and {len(keys) - limit} more" if len(keys) > limit else "")
 
@@ -176,19 +239,19 @@ def check_keys(state_dict: Mapping[str, Tensor], model: UPerNet, owner: str) -> 
     expected = model.state_dict()
     faults = []
     if missing := [key for key in expected if key not in state_dict]:
-        faults.append(f"missing: {_names(missing)}")
+        faults.append(f"missing: {name_list(missing)}")
     if unexpected := [key for key in state_dict if key not in expected]:
-        faults.append(f"unexpected: {_names(unexpected)}")
+        faults.append(f"unexpected: {name_list(unexpected)}")
     wrong = [k for k in expected if k in state_dict and state_dict[k].shape != expected[k].shape]
     if wrong:
         shapes = (f"{k} is {tuple(state_dict[k].shape)} instead of {tuple(expected[k].shape)}" for k in wrong)
-        faults.append(f"wrong shape: {_names(shapes)}")
+        faults.append(f"wrong shape: {name_list(shapes)}")
     kind = [k for k in expected if k in state_dict and state_dict[k].is_floating_point() != expected[k].is_floating_point()]
     if kind:
-        faults.append(f"wrong dtype: {_names(f'{k} is {state_dict[k].dtype}' for k in kind)}")
+        faults.append(f"wrong dtype: {name_list(f'{k} is {state_dict[k].dtype}' for k in kind)}")
     if faults:
         config = model.config
-        what = f"UPerNet with ResNet-{config.depth} and {config.num_classes} classes"
+        what = f"UPerNet with {config.backbone_name} and {config.num_classes} classes"
         raise CheckpointError(f"{owner}: does not fit {what}. {'; '.join(faults)}. Check that the file belongs to this model.")
 
 
@@ -199,7 +262,7 @@ def check_finite(state_dict: Mapping[str, Tensor], owner: str) -> None:
         CheckpointError: names the tensors.
     """
     if bad := [key for key, value in state_dict.items() if value.is_floating_point() and not torch.isfinite(value).all()]:
-        raise CheckpointError(f"{owner}: NaN or infinite weights in {_names(bad)}. The file is damaged, or its training diverged.")
+        raise CheckpointError(f"{owner}: NaN or infinite weights in {name_list(bad)}. The file is damaged, or its training diverged.")
 
 
 def build(description: Description, state_dict: Mapping[str, Tensor], owner: str) -> UPerNet:
@@ -214,123 +277,6 @@ def build(description: Description, state_dict: Mapping[str, Tensor], owner: str
     model.load_state_dict(state_dict, assign=True)
     model.origin = dict(description.origin)
     return model.eval()
-
-
-def _infer_config(state_dict: Mapping[str, Tensor], text: dict[str, Any], owner: str) -> tuple[UPerNetConfig, list[str]]:
-    """Architecture from shapes; what shapes cannot tell comes from the config text, or is assumed and listed."""
-
-    def shape(key: str) -> tuple[int, ...]:
-        if key not in state_dict or state_dict[key].dim() != 4:
-            heads = sorted({".".join(k.split(".")[:2]) for k in state_dict})
-            raise CheckpointError(
-                f"{owner}: not a UPerNet with a ResNet-V1c backbone: it has no convolution '{key}'. Its tensors are in {_names(heads, 12)}."
-            )
-        return tuple(state_dict[key].shape)
-
-    fpn = shape("decode_head.fpn_bottleneck.conv.weight")
-    stem = shape("backbone.stem.6.weight")
-    first = shape("backbone.layer1.0.conv1.weight")
-    bottleneck = "backbone.layer1.0.conv3.weight" in state_dict
-    blocks = tuple(len({k.split(".")[2] for k in state_dict if k.startswith(f"backbone.layer{i}.")}) for i in range(1, 5))
-    depth = next((d for d, stages in RESNET_STAGES.items() if stages == (bottleneck, blocks)), None)
-    if depth is None:
-        kind = "bottleneck" if bottleneck else "basic"
-        raise CheckpointError(
-            f"{owner}: a ResNet with {blocks} {kind} blocks is not known; depths are {', '.join(map(str, RESNET_STAGES))}."
-        )
-    assumed = []
-    head = config_text.find(text, "model", "decode_head", kind=dict) or {}
-    branches = sum(bool(re.fullmatch(r"decode_head\.pyramid_pooling\.branches\.\d+\.conv\.weight", k)) for k in state_dict)
-    scales = config_text.find(head, "pool_scales", kind=(list, tuple))
-    if scales is None:
-        scales = _DEFAULT_SCALES
-        assumed.append(f"pool_scales={scales}")
-    if len(scales) != branches:
-        raise CheckpointError(f"{owner}: {branches} pyramid pooling branches, but pool_scales is {tuple(scales)}.")
-    align_corners = config_text.find(head, "align_corners", kind=bool)
-    if align_corners is None:
-        align_corners = False
-        assumed.append("align_corners=False (the 769x769 Cityscapes models need True)")
-    config = UPerNetConfig(
-        depth=depth,
-        num_classes=shape("decode_head.classifier.weight")[0],
-        align_corners=align_corners,
-        base_channels=first[0],
-        stem_channels=stem[0],
-        channels=fpn[0],
-        aux_channels=shape("auxiliary_head.conv.conv.weight")[0],
-        pool_scales=tuple(scales),
-        in_channels=shape("backbone.stem.0.weight")[1],
-    )
-    return config, assumed
-
-
-def _infer_recipe(text: dict[str, Any], in_channels: int) -> tuple[Recipe, list[str]]:
-    pipeline = config_text.find(text, "test_pipeline", kind=(list, tuple))
-    pipeline = pipeline or config_text.find(text, "data", "test", "pipeline", kind=(list, tuple)) or ()
-    found: dict[str, Any] = {}
-    for step in pipeline:
-        if isinstance(step, dict) and "img_scale" in step:
-            scale = step["img_scale"]
-            if isinstance(scale, list) and scale and isinstance(scale[0], (list, tuple)):
-                scale = scale[0]  # of several, the first
-            if scale is not None:
-                found["scale"] = scale
-            for inner in config_text.find(step, "transforms", kind=(list, tuple)) or ():
-                if config_text.find(inner, "type", kind=str) == "Normalize":
-                    found["mean"], found["std"] = inner.get("mean"), inner.get("std")
-    assumed = []
-    if "scale" not in found:
-        found["scale"] = (2048, 512)
-        assumed.append("scale=(2048, 512)")
-    if found.get("mean") is None or found.get("std") is None:
-        mean, std = Recipe.__dataclass_fields__["mean"].default, Recipe.__dataclass_fields__["std"].default
-        repeats = -(-in_channels // 3)
-        found["mean"], found["std"] = (mean * repeats)[:in_channels], (std * repeats)[:in_channels]
-        assumed.append("mean and std of ImageNet")
-    test = config_text.find(text, "model", "test_cfg", kind=dict) or config_text.find(text, "test_cfg", kind=dict)
-    if test is None:
-        assumed.append("mode='whole'")
-    elif test.get("mode") == "slide":
-        found.update(mode="slide", crop=test.get("crop_size"), stride=test.get("stride"))
-    return Recipe.from_dict(found, "the config text's recipe"), assumed
-
-
-def _infer_labels(meta: Mapping[str, Any], num_classes: int) -> tuple[labels.LabelSet, list[str]]:
-    dataset = config_text.find(meta, "dataset_meta", kind=dict) or {}  # mmsegmentation 1.x
-    classes, palette = meta.get("CLASSES") or dataset.get("classes"), meta.get("PALETTE") or dataset.get("palette")
-    if not isinstance(classes, (list, tuple)) or len(classes) != num_classes:
-        return labels.generic(num_classes), [f"class names 'class 0' to 'class {num_classes - 1}'"]
-    for name in labels.names():
-        if labels.get(name).classes == tuple(classes):
-            return labels.get(name), []
-    if not isinstance(palette, (list, tuple)) or len(palette) != num_classes:
-        palette = ()
-    return labels.LabelSet(name=f"{num_classes} classes", classes=tuple(classes), palette=tuple(palette)), []
-
-
-def describe(checkpoint: Checkpoint, origin: Mapping[str, str]) -> Description:
-    """Infer what model a checkpoint holds; warns with what had to be assumed.
-
-    Depth, widths, class count and input channels come from the tensors; `align_corners`, pooling scales, test mode, scale and class
-    names from `meta` where it has them (its config text is parsed, never executed).
-
-    Raises:
-        CheckpointError: not a UPerNet with a ResNet-V1c backbone.
-    """
-    if checkpoint.description is not None:  # a file that this library wrote says all itself
-        return replace(checkpoint.description, origin=checkpoint.description.origin or origin)
-    owner = str(checkpoint.path)
-    text = config_text.parse(checkpoint.meta.get("config") or checkpoint.meta.get("cfg"))
-    try:
-        config, assumed = _infer_config(checkpoint.state_dict, text, owner)
-        recipe, more = _infer_recipe(text, config.in_channels)
-        label_set, yet_more = _infer_labels(checkpoint.meta, config.num_classes)
-    except ConfigError as error:
-        raise CheckpointError(f"{owner}: {error}") from None
-    if assumed := assumed + more + yet_more:
-        warnings.warn(f"{owner}: the file does not say all; assumed {', '.join(assumed)}.", stacklevel=3)
-    return Description(config, recipe, label_set, origin)
 
 
 def write_safetensors(path: Path, description: Description, state_dict: Mapping[str, Tensor]) -> None:

@@ -55,18 +55,19 @@ def _from_mapping(cls, data: Any, owner: str):
 
 @dataclasses.dataclass(frozen=True)
 class UPerNetConfig:
-    """Architecture of a UPerNet on a ResNet-V1c backbone.
+    """Architecture of a UPerNet on a ResNet or ResNet-V1c backbone.
 
     Args:
         depth: layers of the backbone: 18, 34, 50 or 101.
         num_classes: channels of the logits.
         align_corners: of every bilinear resize inside the model (true for the 769x769 Cityscapes models).
         base_channels: width of the first stage's 3x3 convolutions; stage i has `base_channels * 2**i` (times 4 with bottlenecks).
-        stem_channels: width of the deep stem's output; its first two convolutions have half of it.
+        stem_channels: width of the stem's output; the first two convolutions of a deep stem have half of it.
         channels: width of the decode head.
         aux_channels: width of the auxiliary head.
         pool_scales: bins per axis of the pyramid pooling module.
         in_channels: channels of the picture.
+        deep_stem: three 3x3 convolutions (ResNet-V1c) in place of the plain ResNet's one of 7x7.
 
     Raises:
         ConfigError: a value outside what the modules can build.
@@ -81,6 +82,7 @@ class UPerNetConfig:
     aux_channels: int = 256
     pool_scales: tuple[int, ...] = (1, 2, 3, 6)
     in_channels: int = 3
+    deep_stem: bool = True
 
     def __post_init__(self):
         owner = "UPerNetConfig"
@@ -88,14 +90,20 @@ class UPerNetConfig:
             _fail(owner, "depth", f"one of {', '.join(map(str, RESNET_STAGES))}", self.depth)
         for key in ("num_classes", "base_channels", "channels", "aux_channels", "in_channels"):
             _integer(owner, key, getattr(self, key))
-        if _integer(owner, "stem_channels", self.stem_channels) % 2:
+        for key in ("align_corners", "deep_stem"):
+            if not isinstance(getattr(self, key), bool):
+                _fail(owner, key, "true or false", getattr(self, key))
+        if _integer(owner, "stem_channels", self.stem_channels) % 2 and self.deep_stem:
             _fail(owner, "stem_channels", "even (the stem's first convolutions have half of it)", self.stem_channels)
-        if not isinstance(self.align_corners, bool):
-            _fail(owner, "align_corners", "true or false", self.align_corners)
         if not isinstance(self.pool_scales, (list, tuple)) or not self.pool_scales:
             _fail(owner, "pool_scales", "a list of whole numbers", self.pool_scales)
         scales = tuple(_integer(owner, "pool_scales", s, maximum=64) for s in self.pool_scales)
         object.__setattr__(self, "pool_scales", scales)
+
+    @property
+    def backbone_name(self) -> str:
+        """The backbone in words, such as "ResNet-V1c-50"."""
+        return f"ResNet-V1c-{self.depth}" if self.deep_stem else f"ResNet-{self.depth}"
 
     @property
     def feature_channels(self) -> tuple[int, int, int, int]:

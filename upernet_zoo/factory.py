@@ -15,13 +15,15 @@ import torch
 from torch import nn
 
 from . import checkpoint as checkpoints
-from . import hub, index, sources
+from . import config_text, hub, index, sources
 from . import labels as label_sets
 from .checkpoint import Description
 from .config import UPerNetConfig
 from .errors import ArgumentError, CacheError, MissingFileError, ModelNotFoundError, UnknownKeywordError
 from .hub import FOLDER_PREFIX, HUB_PREFIX
+from .infer import Report, infer
 from .models import UPerNet
+from .models.backbones import ResNet
 from .models.upernet import require_labels_fit
 
 # the form of a published file's name: a time stamp, and the first 8 hex digits of the file's SHA-256
@@ -122,20 +124,40 @@ def create_model(
     return model.to(device=device, dtype=dtype)
 
 
+def create_backbone(ref: str, pretrained: bool = True, **options) -> ResNet:
+    """The backbone of a model alone, in eval mode: a picture in, four features out.
+
+    `backbone.feature_info.channels()` and `.reduction()` say what they are, as of timm's `features_only` models:
+    [256, 512, 1024, 2048] at strides [4, 8, 16, 32] for R-50 and R-101.
+
+    Args:
+        ref, pretrained, options: as for `create_model`.
+
+    Raises:
+        UPerNetZooError: as `create_model`.
+    """
+    return create_model(ref, pretrained, **options).backbone
+
+
 def load_checkpoint(
     path: str | os.PathLike,
     *,
+    config: str | os.PathLike | None = None,
+    ema: bool = False,
     sha256: str | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> UPerNet:
     """A UPerNet in eval mode from any checkpoint file of one, its architecture inferred from the file.
 
-    Depth, widths and class count come from the tensors; `align_corners`, test mode, scale and class names from the file's `meta`
-    where it has them. What the file does not say is assumed, with a warning that lists it.
+    Published files and those that mmsegmentation 0.x and 1.x write while training. Depth, widths and class count come from the
+    tensors; `align_corners`, test mode, scale, classes and palette from the config text and other `meta` in the file. The text is
+    parsed, never executed. What nothing says is assumed, with a warning that lists it.
 
     Args:
         path: `.pth` in either format of `torch.save`, or `.safetensors`; published or native tensor names.
+        config: an mmsegmentation config file, in place of the text in the checkpoint; parsed with its `_base_` files, never executed.
+        ema: take the averaged (EMA) weights. mmengine saves these as the model's own anyway.
         sha256: the digest (8 to 64 hex digits) that the file must have. A file with a published name
             (`..._20200614_144127-ecc8377b.pth`) must have the digest in its name if none is given.
         device: moves the model there.
@@ -145,23 +167,40 @@ def load_checkpoint(
         MissingFileError: no such file.
         IntegrityError: another digest.
         UnsafeCheckpointError: something executable is in it; nothing of it was run.
-        CheckpointError: it cannot be read, or holds something other than a UPerNet with a ResNet-V1c backbone.
+        CheckpointError: it cannot be read, holds something other than a UPerNet with a ResNet or ResNet-V1c backbone, or no averaged
+            weights when they are asked for.
+        ConfigError: the config file cannot be read.
+    """
+    check_device(device, dtype)
+    model, report = load_with_report(path, config=config, ema=ema, sha256=sha256)
+    if report.assumed:
+        warnings.warn(f"{path}: the file does not say all; assumed {', '.join(report.assumed)}.", stacklevel=2)
+    return model.to(device=device, dtype=dtype)
+
+
+def load_with_report(
+    path: str | os.PathLike, *, config: str | os.PathLike | None = None, ema: bool = False, sha256: str | None = None
+) -> tuple[UPerNet, Report]:
+    """`load_checkpoint`, and in place of the warning a report of what was read, assumed and dropped.
+
+    Raises:
+        UPerNetZooError: as `load_checkpoint`.
     """
     path = Path(path).expanduser()
     if path.is_dir():
         raise MissingFileError(f"{path} is a folder. If save_pretrained wrote it: create_model('{FOLDER_PREFIX}{path}').")
     if not path.is_file():
         raise MissingFileError(f"No checkpoint file at {path}. Check the path.")
-    check_device(device, dtype)
+    values = None if config is None else config_text.read_file(config)
     published = _PUBLISHED_NAME.search(path.name)
     digest = sha256 if sha256 is not None or published is None else published[1]
     origin = {"file": path.name}
     if digest is not None:
         origin["sha256"] = sources.verify_file(path, digest, what=path.name)
-    content = checkpoints.read(path)
+    content = checkpoints.read(path, ema=ema)
     checkpoints.check_finite(content.state_dict, str(path))
-    model = checkpoints.build(checkpoints.describe(content, origin), content.state_dict, str(path))
-    return model.to(device=device, dtype=dtype)
+    description, state_dict, report = infer(content, origin, values)
+    return checkpoints.build(description, state_dict, str(path)), report
 
 
 def _refuse_unknown(function, unknown: dict) -> None:

@@ -209,6 +209,19 @@ def get(name: str) -> LabelSet:
         raise ModelNotFoundError(f"No label set {name!r}; there are {', '.join(names())}.") from None
 
 
+def named(classes: Sequence[str], palette: Sequence[Sequence[int]] = ()) -> LabelSet:
+    """The known label set with these classes, or a new one; a palette that is not one colour for each class is left out.
+
+    Raises:
+        ConfigError: not a list of names.
+    """
+    for name in names():
+        if get(name).classes == tuple(classes):
+            return get(name)
+    palette = palette if len(palette) == len(classes) else ()
+    return LabelSet(name=f"{len(classes)} classes", classes=tuple(classes), palette=tuple(palette))
+
+
 def generic(count: int) -> LabelSet:
     """A label set for a model whose class names are not known: "class 0", "class 1", ..."""
     return LabelSet(name=f"{count} classes", classes=tuple(f"class {i}" for i in range(count)))

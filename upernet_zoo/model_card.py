@@ -104,7 +104,7 @@ def render(description: Description, *, reference: str, name: str, weights_sha25
     config, recipe, label_set, origin = description.config, description.recipe, description.label_set, description.origin
     entry = _entry(description)
     parts = [f"---\n{_metadata(name, description, entry, published).strip()}\n---", f"# {name}"]
-    what = f"UPerNet with a ResNet-V1c-{config.depth} backbone for semantic segmentation, {config.num_classes} classes"
+    what = f"UPerNet with a {config.backbone_name} backbone for semantic segmentation, {config.num_classes} classes"
     if entry is not None:
         trained = f"trained by the MMSegmentation project on {entry.dataset} ({entry.schedule} iterations)"
         parts.append(f"{what}, {trained}." if published else f"{what}. Its weights started from those {trained}, and differ from them.")

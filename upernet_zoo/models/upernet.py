@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import labels
 from ..config import Recipe, UPerNetConfig
 from ..errors import ArgumentError, ConfigError
-from .backbones import ResNetV1c
+from .backbones import ResNet
 from .heads import AuxiliaryHead, UPerHead, resize
 
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss, as in the original training
@@ -60,7 +60,7 @@ class UPerNet(nn.Module):
         self.label_set = label_set or labels.generic(config.num_classes)
         require_labels_fit(config, self.label_set)
         self.origin: dict[str, str] = {}
-        self.backbone = ResNetV1c(config)
+        self.backbone = ResNet(config)
         self.decode_head = UPerHead(config)
         self.auxiliary_head = AuxiliaryHead(config)
         if self.decode_head.classifier.weight.device.type != "meta":
