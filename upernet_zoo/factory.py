@@ -12,19 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from . import checkpoint as checkpoints
 from . import config_text, hub, index, sources
 from . import labels as label_sets
 from .checkpoint import Description
-from .config import UPerNetConfig
 from .errors import ArgumentError, CacheError, MissingFileError, ModelNotFoundError, UnknownKeywordError
 from .hub import FOLDER_PREFIX, HUB_PREFIX
 from .infer import Report, infer
 from .models import UPerNet
 from .models.backbones import ResNet
-from .models.upernet import require_labels_fit
+from .models.upernet import adapted_input, require_labels_fit
 
 # the form of a published file's name: a time stamp, and the first 8 hex digits of the file's SHA-256
 _PUBLISHED_NAME = re.compile(r"_\d{8}_\d{6}-([0-9a-f]{8})\.pth$")
@@ -36,6 +34,7 @@ def create_model(
     *,
     num_classes: int | None = None,
     labels: label_sets.LabelSet | str | Sequence[str] | None = None,
+    in_channels: int | None = None,
     checkpoint: str | os.PathLike | None = None,
     sha256: str | None = None,
     mirrors: Sequence[str] = (),
@@ -61,6 +60,8 @@ def create_model(
             ones, and warns that it did.
         labels: a `LabelSet`, the name of a known one, or a list of class names. As many as the model has classes: they are
             renamed; another number: as with `num_classes`.
+        in_channels: channels of the pictures, where a model of three is to take others: the first convolution's weights are adapted as
+            timm does (`UPerNet.adapt_input`).
         checkpoint: a checkpoint file to use for an index name; its digest must be the index's, or `sha256`.
         sha256: the digest (8 to 64 hex digits) that the checkpoint file must have, in place of the index's.
         mirrors: further places to look for the file: URLs or folders.
@@ -103,8 +104,11 @@ def create_model(
         config = dataclasses.replace(config, num_classes=num_classes)
         label_set = label_set or label_sets.generic(num_classes)
         require_labels_fit(config, label_set)
+    recipe = description.recipe
+    if in_channels is not None and in_channels != config.in_channels:
+        config, recipe = adapted_input(config, recipe, in_channels)
     if not pretrained:
-        return UPerNet(config, description.recipe, label_set or description.label_set).eval().to(device=device, dtype=dtype)
+        return UPerNet(config, recipe, label_set or description.label_set).eval().to(device=device, dtype=dtype)
     if is_name:
         model = load_entry(
             entry,
@@ -118,9 +122,16 @@ def create_model(
     else:
         model = hub.load_folder(folder)
     if num_classes is not None:
-        _replace_classifiers(model, config, label_set, ref)
+        model.reset_classifier(label_set)
+        warnings.warn(
+            f"{ref}: decode_head.classifier and auxiliary_head.classifier are new and untrained, for {num_classes} classes; "
+            "all other weights are the pretrained ones.",
+            stacklevel=2,
+        )
     elif label_set is not None:
         model.label_set = label_set
+    if config.in_channels != model.config.in_channels:
+        model.adapt_input(config.in_channels)
     return model.to(device=device, dtype=dtype)
 
 
@@ -307,16 +318,3 @@ def _convert(entry: index.ModelEntry, found: sources.Found, target: Path) -> Non
     description = Description(entry.config, entry.recipe, entry.label_set, origin)
     sources.write_atomically(target, lambda path: checkpoints.write_safetensors(path, description, content.state_dict))
     sources.write_receipt(target, sources.file_digest(target)[0], str(found.path))
-
-
-def _replace_classifiers(model: UPerNet, config: UPerNetConfig, label_set: label_sets.LabelSet, ref: str) -> None:
-    model.config, model.label_set = config, label_set
-    for head in (model.decode_head, model.auxiliary_head):
-        weight = head.classifier.weight
-        head.classifier = nn.Conv2d(weight.shape[1], config.num_classes, 1, device=weight.device, dtype=weight.dtype)
-        model.reset_classifier(head.classifier)
-    warnings.warn(
-        f"{ref}: decode_head.classifier and auxiliary_head.classifier are new and untrained, for {config.num_classes} classes; "
-        "all other weights are the pretrained ones.",
-        stacklevel=3,
-    )

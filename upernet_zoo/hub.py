@@ -65,17 +65,18 @@ def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
     return hasher.hexdigest()
 
 
-def save_pretrained(model: UPerNet, folder: str | os.PathLike) -> Path:
+def save_pretrained(model: UPerNet, folder: str | os.PathLike, *, keep_card: bool = True) -> Path:
     """Write `config.json`, `model.safetensors` and a card, each whole or not at all; `create_model("local-dir:...")` loads them.
 
-    A card (`README.md`) that is already there stays as it is.
+    Args:
+        keep_card: a card (`README.md`) that is already there stays as it is.
 
     Raises:
         CacheError: the folder cannot be written.
     """
     folder = Path(folder).expanduser()
     try:
-        _write(model, folder, f"{FOLDER_PREFIX}{folder}", folder.resolve().name, keep_card=True)
+        _write(model, folder, f"{FOLDER_PREFIX}{folder}", folder.resolve().name, keep_card=keep_card)
     except CacheError:
         raise
     except OSError as error:

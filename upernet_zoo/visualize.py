@@ -12,6 +12,7 @@ from . import sources
 from .errors import ArgumentError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from PIL import Image
 
 
@@ -108,9 +109,7 @@ def save_bars(path: Path, values: Sequence[tuple[str, float]], mean: float, titl
     from matplotlib.figure import Figure  # without pyplot: no window system, nothing global
 
     figure = Figure(figsize=(8, max(2, 1 + 0.22 * len(values))), layout="constrained")
-    format = path.suffix.lstrip(".").lower()
-    if format not in figure.canvas.get_supported_filetypes():
-        raise ArgumentError(f"{path}: matplotlib writes no {path.suffix!r}; use .png, .svg or .pdf.")
+    format = _plot_format(figure, path)
     values = sorted(values, key=lambda item: item[1])
     axes = figure.subplots()
     bars = axes.barh([name for name, _ in values], [100 * value for _, value in values], color="#4477aa")
@@ -121,3 +120,39 @@ def save_bars(path: Path, values: Sequence[tuple[str, float]], mean: float, titl
     axes.legend(loc="lower right")
     sources.write_atomically(path, lambda temporary: figure.savefig(temporary, format=format, dpi=150))
     return path
+
+
+def save_curves(path: Path, losses: Sequence[tuple[int, float]], scores: Sequence[tuple[int, float]]) -> Path:
+    """Write a plot of the loss and, where there are any, of the mIoU (0 to 1) over the steps of a training run.
+
+    Args:
+        path: its suffix is the format, such as .png, .svg or .pdf.
+
+    Raises:
+        ArgumentError: matplotlib is not installed, or has no format of that suffix.
+        CacheError: the file cannot be written.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    format = _plot_format(figure, path)
+    left = figure.subplots()
+    left.plot(*zip(*losses), color="#4477aa")
+    left.set(xlabel="step", ylabel="loss", ylim=(0, None))
+    left.yaxis.label.set_color("#4477aa")
+    if scores:
+        right = left.twinx()
+        right.plot(*zip(*((step, 100 * score) for step, score in scores)), color="#cc6677", marker="o")
+        right.set(ylabel="mIoU in %", ylim=(0, 100))
+        right.yaxis.label.set_color("#cc6677")
+    sources.write_atomically(path, lambda temporary: figure.savefig(temporary, format=format, dpi=150))
+    return path
+
+
+def _plot_format(figure: Figure, path: Path) -> str:
+    """Matplotlib's name of the format that a file's name asks for."""
+    format = path.suffix.lstrip(".").lower()
+    if format not in figure.canvas.get_supported_filetypes():
+        raise ArgumentError(f"{path}: matplotlib writes no {path.suffix!r}; use .png, .svg or .pdf.")
+    return format

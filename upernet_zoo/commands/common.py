@@ -30,8 +30,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_views(parser: argparse.ArgumentParser) -> None:
     """How the network is run over a picture: arguments that `Segmenter` takes."""
     parser.add_argument("--mode", choices=("whole", "slide"), help="in place of the model's recipe")
-    parser.add_argument("--crop", type=_pair, metavar="HxW", help="size of the windows, for --mode slide")
-    parser.add_argument("--stride", type=_pair, metavar="HxW", help="from window to window, for --mode slide")
+    parser.add_argument("--crop", type=pair, metavar="HxW", help="size of the windows, for --mode slide")
+    parser.add_argument("--stride", type=pair, metavar="HxW", help="from window to window, for --mode slide")
     parser.add_argument("--scales", type=_scales, default=(1.0,), help="ratios such as 0.5,0.75,1,1.25,1.5,1.75, averaged")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
     parser.add_argument("--batch-size", type=int, default=1, help="windows and views at once")
@@ -45,7 +45,7 @@ def _scales(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError("give numbers with commas between them, such as 0.5,1,1.5") from None
 
 
-def _pair(text: str) -> tuple[int, int]:
+def pair(text: str) -> tuple[int, int]:
     try:
         height, width = map(int, text.lower().split("x"))
     except ValueError:

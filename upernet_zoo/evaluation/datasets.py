@@ -6,7 +6,7 @@ Opening lists the files and checks that every picture has its labels; a picture 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from ..labels import LabelSet
 from ..preprocess import load_image
 
 _PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_SPLITS = ("train", "val", None)
 _SHOWN = 10  # names in a message
 
 # name, picture, labels; paths
@@ -80,45 +81,48 @@ class SegmentationDataset:
             raise ArgumentError(f"{target_path}: {error}") from None
         return Sample(name, path, image, target)
 
-
     def subset(self, indices: Iterable[int]) -> SegmentationDataset:
         """The data set of some of the pictures."""
-        return SegmentationDataset([self._files[i] for i in indices], self.label_set)
+        return SegmentationDataset(self.name, [self._files[i] for i in indices], self.label_set)
 
 
-def open_dataset(
-    name: str, root: str | os.PathLike, label_set: LabelSet | None = None, *, split: str | None = None
-) -> SegmentationDataset:
+def open_dataset(name: str, root: str | os.PathLike, label_set: LabelSet | None = None, *, split: str | None = None) -> SegmentationDataset:
     """The pictures of a split of a data set, by default those for validation, or all pictures of a folder.
 
     Args:
         name: the layout, with what `root` holds:
             "cityscapes": `leftImg8bit/val/<city>/*_leftImg8bit.png` and `gtFine/val/<city>/*_gtFine_labelIds.png`.
-            "voc12aug": `VOCdevkit/VOC2012/` as published (of which val.txt names the pictures; the augmentation is for training).
+            "voc12aug": `VOCdevkit/VOC2012/` as published, of which val.txt names the pictures. Those for training are named by train.txt,
+                and where the augmentation is there, by aug.txt, with their labels in `SegmentationClassAug`.
             "ade20k": `images/validation/*.jpg` and `annotations/validation/*.png`, or the folder `ADEChallengeData2016` with these.
             "folder": `images/` with pictures and `masks/` with a PNG for each of the same name, whose values are ids of `label_set`.
         root: the data set's folder.
         label_set: what the labels mean; by default the data set's own. "folder" has none of its own.
+        split: "train" or "val" ("training" and "validation" in the paths of "ade20k"); None: "val", but a "folder" itself and not
+            `train/` or `val/` in it.
 
     Raises:
-        ModelNotFoundError: another name.
+        ModelNotFoundError: another name, or another split.
         ArgumentError: "folder" without a label set, two pictures of one name, or a folder that cannot be listed.
         MissingFileError: the root has another layout (the message says what was looked for and what is there), or pictures have no
             labels (the message names them).
     """
     if name not in _LAYOUTS:
         raise ModelNotFoundError(f"No data set {name!r}; there are {', '.join(_LAYOUTS)}.")
+    if split not in _SPLITS:
+        raise ModelNotFoundError(f"No split {split!r}; there are 'train' and 'val'.")
     if label_set is None:
         if name not in labels.names():
             raise ArgumentError(f"Data set {name!r} needs a label set: open_dataset({name!r}, root, labels.LabelSet(name, classes)).")
         label_set = labels.get(name)
     root = Path(root).expanduser()
     try:
-        files = _LAYOUTS[name](root)
+        files = _LAYOUTS[name](root, split)
     except (NotADirectoryError, PermissionError) as error:
         raise ArgumentError(f"Data set {name!r}: {error.filename} is not a folder that can be listed. Remove it, or mend it.") from None
     if not files:
-        raise MissingFileError(f"Data set {name!r}: no pictures under {root}. Its layout is in open_dataset's documentation.")
+        where = f"{root}, split {split!r}" if split else root
+        raise MissingFileError(f"Data set {name!r}: no pictures under {where}. Its layout is in open_dataset's documentation.")
     seen: dict[str, Path] = {}
     for picture, path, _ in files:
         if picture in seen:
@@ -152,34 +156,45 @@ def _need(name: str, root: Path, *parts: str) -> None:
             )
 
 
-def _cityscapes(root: Path) -> _Files:
+def _cityscapes(root: Path, split: str | None) -> _Files:
     from torchvision.datasets import Cityscapes
 
     # checked here, as torchvision would unpack archives that it finds in the root
-    _need("cityscapes", root, "leftImg8bit/val", "gtFine/val")
-    data = Cityscapes(str(root), split="val", mode="fine", target_type="semantic")
+    split = split or "val"
+    _need("cityscapes", root, f"leftImg8bit/{split}", f"gtFine/{split}")
+    data = Cityscapes(str(root), split=split, mode="fine", target_type="semantic")
     pairs = [(Path(image), Path(target)) for image, (target,) in zip(data.images, data.targets)]
     suffix = "_leftImg8bit.png"  # torchvision lists whatever lies in a city's folder
     return [(image.name.removesuffix(suffix), image, target) for image, target in pairs if image.name.endswith(suffix)]
 
 
-def _voc12aug(root: Path) -> _Files:
+def _voc12aug(root: Path, split: str | None) -> _Files:
     from torchvision.datasets import VOCSegmentation
 
     base = "VOCdevkit/VOC2012"
-    _need("voc12aug", root, *(f"{base}/{part}" for part in ("ImageSets/Segmentation/val.txt", "JPEGImages", "SegmentationClass")))
-    data = VOCSegmentation(str(root), year="2012", image_set="val", download=False)
-    return [(Path(image).stem, Path(image), Path(target)) for image, target in zip(data.images, data.masks)]
+    split = split or "val"
+    _need("voc12aug", root, *(f"{base}/{part}" for part in (f"ImageSets/Segmentation/{split}.txt", "JPEGImages", "SegmentationClass")))
+    data = VOCSegmentation(str(root), year="2012", image_set=split, download=False)
+    files = [(Path(image).stem, Path(image), Path(target)) for image, target in zip(data.images, data.masks)]
+    more = root / base / "ImageSets/Segmentation/aug.txt"
+    if split == "train" and more.exists():
+        _need("voc12aug", root, f"{base}/SegmentationClassAug")
+        known = {name for name, _, _ in files}
+        names = [name for name in more.read_text().split() if name not in known]
+        files += [(name, root / base / f"JPEGImages/{name}.jpg", root / base / f"SegmentationClassAug/{name}.png") for name in names]
+    return files
 
 
-def _ade20k(root: Path) -> _Files:
+def _ade20k(root: Path, split: str | None) -> _Files:
     if (root / "ADEChallengeData2016").is_dir():
         root = root / "ADEChallengeData2016"
-    _need("ade20k", root, "images/validation", "annotations/validation")
-    return _beside(root / "images/validation", root / "annotations/validation")
+    folder = "training" if split == "train" else "validation"
+    _need("ade20k", root, f"images/{folder}", f"annotations/{folder}")
+    return _beside(root / "images" / folder, root / "annotations" / folder)
 
 
-def _folder(root: Path) -> _Files:
+def _folder(root: Path, split: str | None) -> _Files:
+    root = root / (split or "")
     _need("folder", root, "images", "masks")
     return _beside(root / "images", root / "masks")
 
@@ -190,7 +205,7 @@ def _beside(images: Path, targets: Path) -> _Files:
     return [(path.stem, path, targets / f"{path.stem}.png") for path in sorted(pictures)]
 
 
-_LAYOUTS: dict[str, Callable[[Path], _Files]] = {
+_LAYOUTS: dict[str, Callable[[Path, str | None], _Files]] = {
     "cityscapes": _cityscapes,
     "voc12aug": _voc12aug,
     "ade20k": _ade20k,
