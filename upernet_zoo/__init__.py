@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .factory import create_backbone, create_model, load_checkpoint
     from .index import ModelEntry, list_models, model_info
     from .models import UPerNet
+    from .models.fused import optimize_for_inference
     from .segmenter import Segmentation, Segmenter
 
 # public name -> module that has it; None for a module that is public as a whole
@@ -40,6 +41,7 @@ _NAMES = {
     "list_models": "index",
     "load_checkpoint": "factory",
     "model_info": "index",
+    "optimize_for_inference": "models.fused",
     "preprocess": None,
 }
 

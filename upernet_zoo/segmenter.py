@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import memory, preprocess, resample, sources, visualize
+from . import memory, optimized, preprocess, resample, sources, visualize
 from .config import Recipe
 from .errors import ArgumentError, ConfigError
 from .factory import check_device, create_model
 from .labels import LabelSet
 from .models import UPerNet
+from .models.fused import FusedUPerNet, optimize_for_inference
 from .transfer import size_text
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class Segmenter:
     """Segments pictures as the published evaluation does.
 
     Args:
-        model: a `UPerNet`, or what `create_model` takes.
+        model: a `UPerNet`, its fused twin, or what `create_model` takes.
         device: where to run; by default the model's own for a model, and for a name CUDA if there is one, else the CPU.
         mode, crop, stride: in place of the model's recipe: "whole", or "slide" with windows of `crop` (height, width) every
             `stride` pixels.
@@ -151,6 +152,8 @@ class Segmenter:
         flip: also run every view mirrored left-right, and average.
         batch_size: windows and views of equal size that the network takes at once.
         amp: run the network in half precision (float16 on CUDA, bfloat16 elsewhere).
+        optimize: run the fused twin (`optimize_for_inference`), with the weights that the model has now. By default on the CPU in
+            float32, where it was measured to win; the twin of a name of the index is kept in the cache.
 
     On CUDA the network runs in the channels-last layout. No part of this has been tried on a GPU.
 
@@ -160,7 +163,7 @@ class Segmenter:
 
     def __init__(
         self,
-        model: UPerNet | str,
+        model: UPerNet | FusedUPerNet | str,
         *,
         device: torch.device | str | None = None,
         mode: str | None = None,
@@ -170,29 +173,22 @@ class Segmenter:
         flip: bool = False,
         batch_size: int = 1,
         amp: bool = False,
+        optimize: bool | None = None,
     ):
         check_device(device)
-        if isinstance(model, str):
-            model = create_model(model)
-            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        elif isinstance(getattr(model, "_orig_mod", None), UPerNet):
-            raise ArgumentError(
-                "Segmenter: found what torch.compile returned, which it would not use, as it runs backbone and head on their own. Pass the "
-                "UPerNet itself; to compile its parts in place: model.backbone.compile(), model.decode_head.compile()."
-            )
-        elif not isinstance(model, UPerNet):
-            raise ArgumentError(f"Segmenter: expected a UPerNet or a model's name, found {type(model).__name__}.")
-        if model.config.in_channels != 3:
-            raise ArgumentError(f"Segmenter: takes RGB pictures, and the model has {model.config.in_channels} input channels.")
         ratios = tuple(scales) if isinstance(scales, Iterable) else ()
         if not ratios or not all(isinstance(ratio, numbers.Real) and 0 < ratio <= 16 for ratio in ratios):
             raise ArgumentError(f"Segmenter: scales must be a list of ratios above 0 and up to 16, found {scales!r}.")
-        for name, value in (("flip", flip), ("amp", amp)):
+        for name, value in (("flip", flip), ("amp", amp), ("optimize", False if optimize is None else optimize)):
             if not isinstance(value, bool):
                 raise ArgumentError(f"Segmenter: {name} must be True or False, found {value!r}.")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ArgumentError(f"Segmenter: batch_size must be a whole number from 1, found {batch_size!r}.")
-        self.model = model.to(device).eval() if device is not None else model.eval()
+        if optimize and amp:
+            raise ArgumentError("Segmenter: amp=True goes with a plain model. For a fused one in half precision, convert the model first.")
+        self.model = model = _ready(model, device, optimize, amp)
+        if model.config.in_channels != 3:
+            raise ArgumentError(f"Segmenter: takes RGB pictures, and the model has {model.config.in_channels} input channels.")
         self.recipe = _override(model.recipe, mode, crop, stride)
         self.scales, self.flip, self.batch_size, self.amp = tuple(map(float, ratios)), flip, batch_size, amp
 
@@ -254,7 +250,7 @@ class Segmenter:
             high, wide = (axis[0].stop - axis[0].start for axis in (rows, columns))
             inputs = views * len(rows) * len(columns)
             stored += inputs * -(-high // 4) * -(-wide // 4) * self.model.config.num_classes * 4
-            network = max(network, min(inputs, self.batch_size) * high * wide * self._bytes_per_pixel())
+            network = max(network, self._network_bytes(min(inputs, self.batch_size) * high * wide))
         result = size[0] * size[1] * bytes_per_pixel
         if network + stored + result > free:
             total, network, stored, result, free = map(size_text, (network + stored + result, network, stored, result, free))
@@ -264,14 +260,19 @@ class Segmenter:
                 "mode='slide' with a crop, and labels in place of probabilities need less."
             )
 
-    def _bytes_per_pixel(self) -> int:
-        """Memory that the network takes at its peak for each pixel of its input, as measured with torch's own convolutions."""
+    def _network_bytes(self, pixels: int) -> int:
+        """Memory that the network takes at its peak for so many pixels of input, as measured with `resource` on the CPU."""
         config = self.model.config
-        features = sum(channels / 4**i for i, channels in enumerate(config.feature_channels))
-        # at stride 4: four features; their maps, these resized, all of them concatenated and once more in the convolution's own layout
-        head = (features + 14 * config.channels) / 16
-        stem = 3 * config.stem_channels / 4  # at stride 2: a map, the next, and one in the convolution's own layout
-        return round(max(head, stem) * self.model.decode_head.classifier.weight.element_size())
+        features = sum(channels / 4**i for i, channels in enumerate(config.feature_channels)) / 16
+        if isinstance(self.model, FusedUPerNet):
+            # input and features, and five maps at stride 8; what works in bands is the same for every size
+            values = pixels * (config.in_channels + features + 5 * config.channels / 64) + 2**16 * config.channels
+        else:
+            # at stride 4: the features; their maps, these resized, all of them concatenated and once more in the convolution's own layout
+            head = features + 14 * config.channels / 16
+            stem = 3 * config.stem_channels / 4  # at stride 2: a map, the next, and one in the convolution's own layout
+            values = pixels * max(head, stem)
+        return round(values * self.model.decode_head.classifier.weight.element_size())
 
     def _windows(self, size: tuple[int, int]) -> tuple[list[slice], list[slice]] | None:
         """Rows and columns of the windows over an input of (height, width); None in whole mode."""
@@ -319,6 +320,32 @@ class Segmenter:
             for (i, r, c), one in zip(batch, logits):
                 total[i, :, r, :, c] = one
         return total.flatten(4, 5).flatten(2, 3)
+
+
+def _ready(model: Any, device: torch.device | str | None, optimize: bool | None, amp: bool) -> UPerNet | FusedUPerNet:
+    """The network that runs: found by name, brought to its device, and fused where that is asked for or wins."""
+    if isinstance(model, str):
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type == "cpu" and optimize is not False and not amp:
+            return optimized.load(model)
+        model = create_model(model)
+    elif isinstance(getattr(model, "_orig_mod", None), (UPerNet, FusedUPerNet)):
+        raise ArgumentError(
+            "Segmenter: found what torch.compile returned, which it would not use, as it runs backbone and head on their own. Pass the "
+            "UPerNet itself; to compile its parts in place: model.backbone.compile(), model.decode_head.compile()."
+        )
+    elif not isinstance(model, (UPerNet, FusedUPerNet)):
+        raise ArgumentError(f"Segmenter: expected a UPerNet or a model's name, found {type(model).__name__}.")
+    if device is not None:
+        model = model.to(device)
+    if isinstance(model, FusedUPerNet):
+        if optimize is False or amp:
+            raise ArgumentError("Segmenter: optimize=False and amp=True go with a plain UPerNet, and this one is fused.")
+        return model
+    model.eval()
+    weight = model.decode_head.classifier.weight
+    wins = weight.device.type == "cpu" and weight.dtype == torch.float32 and not amp
+    return optimize_for_inference(model) if optimize or (optimize is None and wins) else model
 
 
 def windows(size: int, crop: int, stride: int) -> list[slice]:

@@ -22,7 +22,7 @@ class Commands:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The arguments that `load_model` reads."""
-    parser.add_argument("model", help="a name (upernet-zoo list), local-dir:FOLDER, or a checkpoint file")
+    parser.add_argument("model", help="a name (upernet-zoo list), hf-hub:ORG/NAME, local-dir:FOLDER, or a checkpoint file")
     parser.add_argument("--checkpoint", metavar="FILE", help="a checkpoint file on disk for a model of the list")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda if there is one)")
 
@@ -53,14 +53,20 @@ def pair(text: str) -> tuple[int, int]:
     return height, width
 
 
-def load_model(args: argparse.Namespace):
-    """The model of --device, --checkpoint and a reference that may also be a checkpoint file's path."""
+def load_model(args: argparse.Namespace, *, fused: bool = False):
+    """The model of --device, --checkpoint and a reference that may also be a checkpoint file's path.
+
+    With `fused`, on the CPU and without --amp, that of a name is its fused twin, which the cache keeps.
+    """
     import torch
 
+    from .. import optimized
     from ..factory import create_model, load_checkpoint
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     is_file = args.model.endswith((".pth", ".pt", ".safetensors")) or Path(args.model).expanduser().is_file()
     if is_file and args.checkpoint is None:
         return load_checkpoint(args.model, device=device)
+    if fused and device == "cpu" and not args.amp:
+        return optimized.load(args.model, checkpoint=args.checkpoint)
     return create_model(args.model, checkpoint=args.checkpoint, device=device)

@@ -37,6 +37,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         flip=args.flip,
         batch_size=args.batch_size,
         amp=args.amp,
+        optimize=args.optimize,
         limit=args.limit,
         out=out,
         save_worst=args.save_worst,
@@ -56,6 +57,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("root", help="the data set's folder")
     add_views(sub)
     sub.add_argument("--ms-flip", action="store_true", help="the six scales and the flip of the published ms+flip numbers")
+    sub.add_argument("--optimize", action="store_true", help="run the fused twin of the model: sooner, and the same to about 1e-6")
     sub.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
     sub.add_argument("--save-worst", type=int, default=0, metavar="N", help="write the N pictures of the lowest mIoU beside the labels")
     sub.add_argument("--out", metavar="FOLDER", help="where to write and what to go on from (default: evaluation/MODEL-DATASET)")

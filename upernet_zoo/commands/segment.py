@@ -55,7 +55,7 @@ def _predict(args: argparse.Namespace) -> int:
     from ..segmenter import Segmenter, save_picture
 
     segmenter = Segmenter(
-        load_model(args),
+        load_model(args, fused=True),
         mode=args.mode,
         crop=args.crop,
         stride=args.stride,

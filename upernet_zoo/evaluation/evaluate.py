@@ -141,6 +141,7 @@ def evaluate(
     flip: bool = False,
     batch_size: int = 1,
     amp: bool = False,
+    optimize: bool = False,
     device: torch.device | str | None = None,
     limit: int | None = None,
     out: str | os.PathLike | None = None,
@@ -162,6 +163,7 @@ def evaluate(
         root: the data set's folder, for a name.
         mode, crop, stride, scales, flip, batch_size, amp: as for `Segmenter`; by default the single-scale numbers' way. The published
             ms+flip numbers are of `scales=MULTI_SCALE, flip=True`.
+        optimize: run the fused twin, see `optimize_for_inference`; by default the plain model.
         device: as for `Segmenter`; for a name under `torchrun` by default the GPU of the process's local rank.
         limit: only so many pictures, the first by name.
         out: folder for the state, the results (`EvaluationResult.save`), and the worst pictures.
@@ -190,9 +192,8 @@ def evaluate(
         raise ArgumentError(f"evaluate: dataset must be a name or what open_dataset returns, found {type(dataset).__name__}.")
     if isinstance(model, str):
         device = device or default_device()
-    segmenter = Segmenter(
-        model, device=device, mode=mode, crop=crop, stride=stride, scales=scales, flip=flip, batch_size=batch_size, amp=amp
-    )
+    views = {"mode": mode, "crop": crop, "stride": stride, "scales": scales, "flip": flip, "batch_size": batch_size, "amp": amp}
+    segmenter = Segmenter(model, device=device, optimize=optimize, **views)
     model = segmenter.model
     if isinstance(dataset, str):
         dataset = open_dataset(dataset, root, model.label_set)
@@ -203,6 +204,7 @@ def evaluate(
         "scales": list(segmenter.scales),
         "flip": segmenter.flip,
         "amp": segmenter.amp,
+        "optimize": optimize,
         "dtype": str(model.decode_head.classifier.weight.dtype).removeprefix("torch."),
         "device": segmenter.device.type,
     }

@@ -1,0 +1,121 @@
+"""The fused twin by name, in the cache, and where the Segmenter takes it."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import NAMES, Fixture
+
+import upernet_zoo as uz
+from upernet_zoo import optimized, segmenter
+from upernet_zoo.errors import ArgumentError
+from upernet_zoo.models import fused
+from upernet_zoo.models.fused import FusedUPerNet
+
+NAME = NAMES[1]
+
+
+@pytest.fixture
+def converted(small_index, own_cache):
+    """The cache's folder of converted files; the checkpoint of NAME is where torch.hub keeps it."""
+    folder = Path(os.environ["TORCH_HOME"]) / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    shutil.copy(Fixture(NAME).checkpoint, folder)
+    return own_cache / "converted"
+
+
+def fail(*_, **__):
+    raise AssertionError("done again")
+
+
+def test_is_made_once_and_mapped_from_then_on(converted, monkeypatch):
+    expected = uz.optimize_for_inference(uz.create_model(NAME))
+    first = optimized.load(NAME)
+    (path,) = converted.glob("*-fused.safetensors")
+    monkeypatch.setattr(optimized, "optimize_for_inference", fail)
+    monkeypatch.setattr(optimized, "create_model", fail)
+    second = optimized.load(NAME)
+    x = torch.randn(1, 3, 64, 96)
+    assert torch.equal(first(x), expected(x)) and torch.equal(second(x), expected(x))
+    assert second.origin == uz.create_model(NAME).origin and second.config == expected.config
+    with open("/proc/self/maps") as maps:
+        assert path.name in maps.read()
+
+
+@pytest.mark.parametrize("change", ["bytes", "form", "checkpoint"])
+def test_of_something_else_is_made_anew(converted, monkeypatch, change):
+    x = torch.randn(1, 3, 64, 64)
+    expected = optimized.load(NAME)(x)
+    (path,) = converted.glob("*-fused.safetensors")
+    if change == "bytes":
+        content = bytearray(path.read_bytes())
+        content[-8:] = b"\xff" * 8
+        path.unlink()  # the first model is mapped from it
+        path.write_bytes(content)
+        os.utime(path, (1, 1))
+    elif change == "form":
+        monkeypatch.setattr(optimized, "_FORM", "another")
+    else:
+        plain = next(p for p in converted.glob("*.safetensors") if p != path)
+        path.unlink()
+        shutil.copy(plain, path)
+    assert torch.equal(optimized.load(NAME)(x), expected)
+    monkeypatch.setattr(optimized, "create_model", fail)
+    assert torch.equal(optimized.load(NAME)(x), expected)
+
+
+def test_of_a_folder_and_where_the_cache_cannot_be_written(converted, tmp_path, monkeypatch):
+    model = uz.create_model(NAME)
+    model.save_pretrained(tmp_path / "folder")
+    x = torch.randn(1, 3, 64, 64)
+    expected = uz.optimize_for_inference(model)(x)
+    assert torch.equal(optimized.load(f"local-dir:{tmp_path / 'folder'}")(x), expected)
+
+    def full(*_):
+        raise uz.errors.CacheError("no space")
+
+    monkeypatch.setattr(optimized.sources, "write_atomically", full)
+    assert torch.equal(optimized.load(NAME)(x), expected)
+    assert not list(converted.glob("*-fused*"))
+
+
+def test_a_checkpoint_of_ones_own_choice_is_verified(converted, tmp_path):
+    other = tmp_path / "other.pth"
+    other.write_bytes(b"no checkpoint")
+    optimized.load(NAME)
+    with pytest.raises(uz.UPerNetZooError, match=r"other\.pth"):
+        optimized.load(NAME, checkpoint=other)
+
+
+def test_the_segmenter_takes_the_twin_where_it_wins(converted, monkeypatch):
+    model = uz.create_model(NAME)
+    assert isinstance(uz.Segmenter(NAME).model, FusedUPerNet)
+    assert isinstance(uz.Segmenter(model).model, FusedUPerNet)
+    assert uz.Segmenter(model, optimize=False).model is model
+    assert uz.Segmenter(model, amp=True).model is model
+    half = uz.create_model(NAME, dtype=torch.bfloat16)
+    assert uz.Segmenter(half).model is half
+    assert isinstance(uz.Segmenter(half, optimize=True).model, FusedUPerNet)
+    twin = uz.optimize_for_inference(model)
+    assert uz.Segmenter(twin).model is twin
+    monkeypatch.setattr(segmenter, "_ready", fail)
+    with pytest.raises(ArgumentError, match="amp=True goes with a plain model"):
+        uz.Segmenter(NAME, optimize=True, amp=True)
+    with pytest.raises(ArgumentError, match="optimize must be True or False, found 1"):
+        uz.Segmenter(NAME, optimize=1)
+    monkeypatch.undo()
+    for options in ({"optimize": False}, {"amp": True}):
+        with pytest.raises(ArgumentError, match="this one is fused"):
+            uz.Segmenter(twin, **options)
+
+
+def test_plain_and_fused_segment_alike(converted, monkeypatch):
+    monkeypatch.setattr(fused, "_WINOGRAD_CHANNELS", 1)
+    photo = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    plain, twin = (uz.Segmenter(uz.create_model(NAME), flip=True, optimize=o) for o in (False, True))
+    assert isinstance(twin.model.decode_head.fpn_bottleneck, fused.WinogradConv3x3)
+    assert (plain(photo).labels == twin(photo).labels).mean() >= 0.9999
+    assert (plain.probabilities(photo) - twin.probabilities(photo)).abs().max() < 1e-5
