@@ -590,7 +590,7 @@ def test_any_bytes_for_a_pickle(parts, new):
 
 
 def test_a_seeded_thousand_of_fuzzed_inputs(tmp_path):
-    """benchmarks/fuzz_loader.py runs any number of them."""
+    """benchmarks/fuzz_loader.py runs any number of them; what a million did is in results/fuzz.json."""
     script = Path(__file__).parents[1] / "benchmarks" / "fuzz_loader.py"
     if not script.exists():
         pytest.skip("needs the checkout")
