@@ -189,7 +189,8 @@ def _infer_config(state_dict: Mapping[str, Tensor], text: Mapping[str, Any], own
     else:
         said.append(f"pool_scales={tuple(scales)}")
     if len(scales) != branches:
-        raise CheckpointError(f"{owner}: {branches} pyramid pooling branches, but pool_scales is {tuple(scales)}.")
+        none_given = ", as none were given: pass the training config (config=, --config)" if assumed else ""
+        raise CheckpointError(f"{owner}: {branches} pyramid pooling branches, but pool_scales is {tuple(scales)}{none_given}.")
     align_corners = config_text.find(head, "align_corners", kind=bool)
     if align_corners is None:
         align_corners = False
