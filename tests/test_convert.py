@@ -141,6 +141,10 @@ OTHERS = {
     "ConvNeXt": (renamed("backbone.stem", "backbone.downsample_layers"), "looks like a ConvNeXt backbone"),
     "PSPNet": (renamed("decode_head.fpn_bottleneck", "decode_head.other"), "looks like a PSPNet head"),
     "DeepLab": (renamed("decode_head.fpn_bottleneck", "decode_head.aspp_modules"), "looks like a DeepLab head"),
+    "a sigmoid": (
+        lambda s: [s.update({k: v[:1].clone()}) for k, v in list(s.items()) if "conv_seg" in k],
+        "has one output channel, for a sigmoid and a threshold",
+    ),
     "no auxiliary head": (
         lambda s: [s.pop(k) for k in list(s) if k.startswith("aux")],
         "and an auxiliary head: it has no convolution",

@@ -59,7 +59,7 @@ class UnsafeCheckpointError(CheckpointError):
 
 
 class IntegrityError(UPerNetZooError, ValueError):
-    """A file whose SHA-256 or size is not the expected one."""
+    """A file that is not what it must be: another SHA-256 or size, or an exported one that computes something else than its model."""
 
 
 class DownloadError(UPerNetZooError, ConnectionError):

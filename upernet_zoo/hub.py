@@ -129,7 +129,10 @@ def _read_config(path: Path, owner: str) -> Any:
     if isinstance(data, dict) and data.get("library_name", "upernet_zoo") != "upernet_zoo":
         raise ConfigError(f"{owner}: written by {data['library_name']!r}, not by upernet_zoo. Load it with that library.")
     if isinstance(data, dict) and "architecture" not in data and {"model_type", "transformers_version"} & data.keys():
-        raise ConfigError(f"{owner}: a model of transformers, not of upernet_zoo. Load it with transformers' from_pretrained.")
+        raise ConfigError(
+            f"{owner}: a model of transformers, not of upernet_zoo. Load it with transformers' from_pretrained, or bring it here with "
+            "upernet-zoo convert."
+        )
     if isinstance(data, dict) and isinstance(data.get("architecture"), str):
         raise ConfigError(f"{owner}: a model of timm or another library ({data['architecture']!r}), not of upernet_zoo.")
     return data

@@ -209,6 +209,8 @@ def _infer_config(state_dict: Mapping[str, Tensor], text: Mapping[str, Any], own
         in_channels=first_of_stem[1],
         deep_stem=deep_stem,
     )
+    if config.num_classes == 1:
+        raise CheckpointError(f"{owner}: has one output channel, for a sigmoid and a threshold; this library takes the largest of several.")
     widths = f"widths {config.stem_channels} (stem), {config.base_channels} (first stage), {config.channels} (head)"
     report.read.append(
         f"from the tensors: {config.backbone_name}, {widths}, {config.aux_channels} (auxiliary head), {config.num_classes} classes"
