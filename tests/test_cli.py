@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -161,3 +162,19 @@ def test_the_console_script_is_this_module():
 def test_tables_show_what_was_not_published_as_a_dash():
     entries = [uz.model_info(name) for name in uz.list_models("*80k_cityscapes")]
     assert all(row.split()[-4:-2] == ["-", "-"] for row in tables.render(entries, "table").splitlines()[2:])
+
+
+def test_benchmark_times_both_forms(capsys):
+    assert cli.main(["benchmark", str(TINY.checkpoint), "--size", "64x96", "--repeats", "2", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["shape"] == [1, 3, 64, 96] and found["largest_difference"] < 5e-5 and found["equal_labels"] >= 0.9999
+    assert all(0 < times["min"] <= times["median"] <= times["max"] for times in found["seconds"].values())
+    assert cli.main(["benchmark", str(TINY.checkpoint), "--size", "64x64", "--repeats", "1", "--batch-size", "2"]) == 0
+    assert re.search(r"input 2x3x64x64\n.*\n.*Median.*\n.*\nplain .*\nfused .*\nthe fused form is", capsys.readouterr().out)
+    for arguments, message in (
+        (["--size", "31x64"], "--size 31x64"),
+        (["--repeats", "0"], "--repeats 0"),
+        (["--batch-size", "0"], "--batch-size"),
+    ):
+        assert cli.main(["benchmark", "no_such_model", *arguments]) == 1
+        assert message in capsys.readouterr().err

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from .commands import evaluate, listing, portable, segment, train, weights
+from .commands import benchmark, evaluate, listing, portable, segment, train, weights
 from .commands.common import Commands
 from .errors import UPerNetZooError
 from .version import __version__
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="upernet-zoo", description="Pretrained UPerNet segmentation models in plain PyTorch.")
     parser.add_argument("--version", action="version", version=f"upernet-zoo {__version__}")
     commands = Commands(parser)
-    for module in (listing, weights, segment, evaluate, train, portable):
+    for module in (listing, weights, segment, evaluate, train, portable, benchmark):
         module.register(commands)
     args = parser.parse_args(argv)
     try:

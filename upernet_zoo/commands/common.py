@@ -46,6 +46,7 @@ def _scales(text: str) -> tuple[float, ...]:
 
 
 def pair(text: str) -> tuple[int, int]:
+    """The type of an argument such as 769x769."""
     try:
         height, width = map(int, text.lower().split("x"))
     except ValueError:
