@@ -175,12 +175,15 @@ class Crops(Dataset):
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         """Normalised picture (3, h, w) float32 and train ids (h, w) int64."""
+        sample = self.dataset[self._picture(position)]
+        rng = np.random.default_rng((self.settings.seed, 1, position))
+        return augment(sample.image, sample.target, rng, self.recipe, self.crop, self.dataset.label_set.ignore_index)
+
+    def _picture(self, position: int) -> int:
         number, place = divmod(position, len(self.dataset))
         if self._order is None or self._order[0] != number:
             self._order = number, np.random.default_rng((self.settings.seed, 0, number)).permutation(len(self.dataset))
-        sample = self.dataset[int(self._order[1][place])]
-        rng = np.random.default_rng((self.settings.seed, 1, position))
-        return augment(sample.image, sample.target, rng, self.recipe, self.crop, self.dataset.label_set.ignore_index)
+        return int(self._order[1][place])
 
 
 def batches(crops: Crops, start: int, rank: int, processes: int, workers: int, pin_memory: bool) -> Iterator[tuple[Tensor, Tensor]]:

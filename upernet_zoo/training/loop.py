@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class TrainingResult:
     last: Path
     best_mIoU: float
     best_step: int
-    rows: tuple[Mapping[str, Any], ...]
+    rows: tuple[Mapping[str, Any], ...] = field(repr=False)
 
     def plot(self, path: str | os.PathLike) -> Path:
         """Write a plot of loss and mIoU over the steps, in the format of the name (.png, .svg, .pdf); needs matplotlib.
@@ -173,7 +173,8 @@ class _Run:
         model.float()
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.clone()  # not mapped from a file: in torch's own memory, so that a run resumed computes alike
-        model.to(self.device, memory_format=torch.channels_last)
+        self.memory_format = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+        model.to(self.device, memory_format=self.memory_format)
         if settings.freeze_stages is not None:
             model.freeze_stages(settings.freeze_stages)
         if settings.freeze_batch_norm:
@@ -231,7 +232,7 @@ class _Run:
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = rate * self.settings.lr_factor(step)
         torch.manual_seed(int(np.random.SeedSequence((self.settings.seed, step, self.rank)).generate_state(1)[0]))  # for dropout
-        x = x.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        x = x.to(self.device, memory_format=self.memory_format, non_blocking=True)
         target = target.to(self.device, non_blocking=True)
         labelled = (target != self.training.label_set.ignore_index).sum().double()
         if self.processes > 1:  # each process's loss is divided by the mean of their pixels: then the mean of losses is the whole batch's
