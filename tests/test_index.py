@@ -162,6 +162,7 @@ BROKEN = {
     "crop size": (_set("Metadata", "Crop Size", 769), "'Crop Size'.*512x1024"),
     "no schedule": (_set("Metadata", "Lr schd", None), "'Lr schd' is missing"),
     "a name twice": (lambda m, d: m.update(Name=d["Models"][0]["Name"]), "stands twice"),
+    "another file of the same name": (lambda m, d: m.update(Weights=d["Models"][0]["Weights"]), "two files named .*; rename one"),
     "no models": (lambda m, d: d.pop("Models"), "'Models'"),
     "no collections": (lambda m, d: d.pop("Collections"), "'Collections'"),
     "a model that is text": (lambda m, d: d["Models"].append("upernet"), "model number 17.*mapping"),
@@ -182,10 +183,19 @@ def test_an_index_that_is_no_index(tmp_path):
     path = tmp_path / "index.yml"
     with pytest.raises(FileNotFoundError, match="UPERNET_ZOO_INDEX"):
         index.load(path)
-    for text in ("{", "- 1\n- 2\n", "\x00", "[" * 5000, "a: &a [*a]"):
+    for text in ("{", "- 1\n- 2\n", "\x00", "[" * 5000, "a: &a [*a]", "[" * 200_000, "- " * 200_000, "{a: " * 200_000):
         path.write_text(text)
         with pytest.raises(uz.UPerNetZooError, match=re.escape(str(path))):
             index.load(path)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "index.yml"
+    text = index.default_path().read_text()
+    path.write_text(text.replace("mIoU: 77.10\n", "mIoU: 77.10\n          mIoU: 78.10\n", 1))
+    assert path.read_text() != text
+    with pytest.raises(uz.UPerNetZooError, match=r"line \d+: key 'mIoU' stands twice"):
+        index.load(path)
 
 
 def test_another_index_takes_the_place_of_the_own(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import fnmatch
 import functools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from .errors import ArgumentError, ConfigError, IndexFormatError, MissingFileErr
 
 ENVIRONMENT = "UPERNET_ZOO_INDEX"
 TASK = "Semantic Segmentation"
+_DEEPEST = 50  # libyaml's nested structures end in a stack overflow
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,250}")
 _HUB_ORG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
@@ -296,6 +297,29 @@ def _collections(path: Path, data: Any) -> dict[str, str | None]:
     return found
 
 
+def _check_structure(path: Path, events: Iterable[Any]) -> None:
+    """Refuse what PyYAML would take in silence (a key that stands twice), or crash on (lists in lists without end)."""
+    import yaml
+
+    around: list[list | None] = []  # of each mapping around: its keys, and whether a key comes next; of a list: None
+    for event in events:
+        if isinstance(event, yaml.CollectionEndEvent):
+            around.pop()
+        elif isinstance(event, yaml.NodeEvent):
+            if around and around[-1] is not None:
+                keys, is_key = around[-1]
+                around[-1][1] = not is_key
+                if is_key and isinstance(event, yaml.ScalarEvent):
+                    if event.value in keys:
+                        line = event.start_mark.line + 1
+                        raise IndexFormatError(f"{path}: line {line}: key {shown(event.value)} stands twice; keep one.")
+                    keys.add(event.value)
+            if isinstance(event, yaml.CollectionStartEvent):
+                around.append([set(), True] if isinstance(event, yaml.MappingStartEvent) else None)
+                if len(around) > _DEEPEST:
+                    raise IndexFormatError(f"{path}: line {event.start_mark.line + 1}: nested more than {_DEEPEST} deep; an index needs 6.")
+
+
 def load(path: str | os.PathLike) -> Index:
     """Read and validate an index file.
 
@@ -312,18 +336,28 @@ def load(path: str | os.PathLike) -> Index:
         raise MissingFileError(f"No model index at {path}. {ENVIRONMENT} and index.load(path) take the path of a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise IndexFormatError(f"{path}: cannot be read as a model index: {error}.") from None
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        _check_structure(path, yaml.parse(text, loader))
+        data = yaml.load(text, loader)
+    except IndexFormatError:
+        raise
     except Exception as error:  # beside YAMLError, whatever PyYAML's constructors do with an explicit tag (`!!bool x`: KeyError)
         raise IndexFormatError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, Mapping) or not isinstance(data.get("Models"), list):
         raise IndexFormatError(f"{path}: not a model index: expected the keys 'Collections' and 'Models', each a list.")
     hub_orgs = _collections(path, data.get("Collections"))
     entries: dict[str, ModelEntry] = {}
+    files: dict[str, ModelEntry] = {}
     for number, item in enumerate(data["Models"]):
         entry = _entry(path, number, item, hub_orgs)
         if entry.name in entries:
             raise IndexFormatError(f"{path}: model {entry.name!r}: the Name stands twice.")
+        other = files.setdefault(entry.file_name, entry)  # the cache keeps files by name
+        if other.sha256 != entry.sha256:
+            raise IndexFormatError(
+                f"{path}: models {other.name!r} and {entry.name!r}: two files named {entry.file_name} with another SHA256; rename one."
+            )
         entries[entry.name] = entry
     return Index(path, MappingProxyType(entries))
 
