@@ -100,21 +100,6 @@ def test_torch_compile_takes_it_without_graph_breaks():
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("align_corners", (False, True))
-def test_torch_export_with_dynamic_sizes(align_corners):
-    model = tiny(align_corners=align_corners)
-    batch, height, width = (
-        torch.export.Dim("batch", max=64),
-        torch.export.Dim("h", min=33, max=4096),
-        torch.export.Dim("w", min=33, max=4096),
-    )
-    exported = torch.export.export(model, (torch.randn(2, 3, 64, 96),), dynamic_shapes=({0: batch, 2: height, 3: width},)).module()
-    for shape in ((1, 3, 33, 33), (2, 3, 64, 96), (3, 3, 97, 131)):
-        x = torch.randn(shape)
-        with torch.no_grad():
-            torch.testing.assert_close(exported(x), model(x), rtol=1e-4, atol=1e-5)
-
-
 def test_building_on_the_meta_device_initialises_nothing():
     state = torch.get_rng_state()
     with torch.device("meta"):
