@@ -89,7 +89,7 @@ def _write(model: UPerNet, folder: Path, reference: str, name: str, *, keep_card
     tensors = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / WEIGHTS_NAME
-    sources.write_atomically(weights, lambda path: _write_weights(path, description, tensors))
+    sources.write_atomically(weights, lambda path: write_safetensors(path, description, tensors))
     digest = sources.file_digest(weights)[0]
     config = {"library_name": "upernet_zoo", "library_version": __version__, **description.to_dict(), "weights_sha256": digest}
     _write_text(folder / CONFIG_NAME, json.dumps(config, indent=2) + "\n")
@@ -101,19 +101,6 @@ def _write(model: UPerNet, folder: Path, reference: str, name: str, *, keep_card
             _logger.warning("%s is already there and stays as it is: check that it still fits the model.", path)
     else:
         _write_text(path, card)
-
-
-def _write_weights(path: Path, description: Description, tensors: Mapping[str, torch.Tensor]) -> None:
-    """The same bytes for the same model every time: safetensors writes the header's metadata in an order that is random."""
-    write_safetensors(path, description, tensors)
-    with open(path, "r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) <= length:
-            file.seek(8)
-            file.write(text.ljust(length))
 
 
 def _write_text(path: Path, text: str) -> None:
