@@ -158,6 +158,8 @@ def test_equals_the_plain_model_at_full_width(depth, classes, align_corners, siz
 
 
 def test_other_widths_channels_and_pools():
+    model = randomised(small(34, deep_stem=False))
+    compare(model, optimize_for_inference(model), torch.randn(1, 3, 71, 64))
     model = randomised(small(18, in_channels=4, pool_scales=(1, 5), num_classes=1))
     compare(model, optimize_for_inference(model), torch.randn(2, 4, 45, 64))
 

@@ -119,28 +119,28 @@ class Pointwise(nn.Module):
         return out
 
 
-class DirectConv3x3(nn.Module):
-    """A 3x3 convolution with padding 1 and a bias: torch's own.
+class DirectConv(nn.Module):
+    """A convolution that keeps the size (but for its stride), with a bias: torch's own.
 
     Attributes:
-        weight: (out_channels, 3, 3, in_channels).
+        weight: (out_channels, kernel, kernel, in_channels).
         bias: (out_channels,).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, kernel: int = 3):
         super().__init__()
-        self.weight = _parameter(out_channels, 3, 3, in_channels)
+        self.weight = _parameter(out_channels, kernel, kernel, in_channels)
         self.bias = _parameter(out_channels)
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, in_channels) -> (N, ceil(H / stride), ceil(W / stride), out_channels)."""
-        y = F.conv2d(x.permute(0, 3, 1, 2), self.weight.permute(0, 3, 1, 2), self.bias, self.stride, 1)
+        y = F.conv2d(x.permute(0, 3, 1, 2), self.weight.permute(0, 3, 1, 2), self.bias, self.stride, self.weight.shape[1] // 2)
         return y.permute(0, 2, 3, 1).contiguous()
 
     @staticmethod
     def transform(weight: Tensor) -> Tensor:
-        """The `weight` of this module from a convolution's (out_channels, in_channels, 3, 3)."""
+        """The `weight` of this module from a convolution's (out_channels, in_channels, kernel, kernel)."""
         return weight.permute(0, 2, 3, 1)
 
 
@@ -425,11 +425,11 @@ class FusedBlock(nn.Module):
         self.stride = stride
         if bottleneck:
             self.conv1 = Pointwise(in_channels, width)
-            self.conv2 = DirectConv3x3(width, width, stride)
+            self.conv2 = DirectConv(width, width, stride)
             self.conv3 = Pointwise(width, out_channels)
         else:
-            self.conv1 = DirectConv3x3(in_channels, width, stride)
-            self.conv2 = DirectConv3x3(width, out_channels)
+            self.conv1 = DirectConv(in_channels, width, stride)
+            self.conv2 = DirectConv(width, out_channels)
         self.downsample = Pointwise(in_channels, out_channels) if stride > 1 or in_channels != out_channels else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -450,7 +450,10 @@ class FusedResNet(nn.Module):
         super().__init__()
         bottleneck, blocks = RESNET_STAGES[config.depth]
         stem, half = config.stem_channels, config.stem_channels // 2
-        self.stem = nn.ModuleList([DirectConv3x3(config.in_channels, half, 2), DirectConv3x3(half, half), DirectConv3x3(half, stem)])
+        if config.deep_stem:
+            self.stem = nn.ModuleList([DirectConv(config.in_channels, half, 2), DirectConv(half, half), DirectConv(half, stem)])
+        else:
+            self.stem = nn.ModuleList([DirectConv(config.in_channels, stem, 2, kernel=7)])
         in_channels = stem
         for i, (count, out_channels) in enumerate(zip(blocks, config.feature_channels)):
             layer = nn.ModuleList()
@@ -482,7 +485,7 @@ class FusedUPerHead(nn.Module):
         super().__init__()
         *lower, last = config.feature_channels
         channels = config.channels
-        conv3x3 = WinogradConv3x3 if winograd and channels >= _WINOGRAD_CHANNELS else DirectConv3x3
+        conv3x3 = WinogradConv3x3 if winograd and channels >= _WINOGRAD_CHANNELS else DirectConv
         self.align_corners = config.align_corners
         self.pool_scales = config.pool_scales
         self.pool_convs = nn.ModuleList(Pointwise(last, channels) for _ in config.pool_scales)
@@ -505,7 +508,7 @@ class FusedUPerHead(nn.Module):
             maps.insert(0, x)
         above = maps[0]
         maps = [conv(m).relu_() for conv, m in zip(self.fpn_convs[1:], maps)] + maps[-1:]
-        fuse = self._fuse_whole if isinstance(self.fpn_bottleneck, DirectConv3x3) else self._fuse_in_bands
+        fuse = self._fuse_whole if isinstance(self.fpn_bottleneck, DirectConv) else self._fuse_in_bands
         return fuse(finest, above, maps).permute(0, 3, 1, 2)
 
     def _pyramid_pooling(self, x: Tensor) -> Tensor:
@@ -674,7 +677,7 @@ def _fuse_state(model: UPerNet, fused: FusedUPerNet) -> dict[str, Tensor]:
 
     like = model.decode_head.classifier.weight
     plain = model.backbone
-    for i in (0, 1, 2):
+    for i in range(len(fused.backbone.stem)):
         put(f"backbone.stem.{i}", *_fold(plain.stem[3 * i], plain.stem[3 * i + 1]))
     for i in (1, 2, 3, 4):
         for j, block in enumerate(getattr(plain, f"layer{i}")):
