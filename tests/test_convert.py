@@ -108,6 +108,8 @@ SETTINGS = {
     "dilations": ("dilations=(1, 1, 1, 1)", "dilations=(1, 1, 2, 4)", "model.backbone.dilations="),
     "strides": ("strides=(1, 2, 2, 2)", "strides=[1, 2, 1, 1]", "model.backbone.strides="),
     "style": ("style='pytorch'", "style='caffe'", "model.backbone.style='caffe'"),
+    "mean": ("mean=[101.5, 111.25, 121.125]", "mean=3", "'mean' must be a list of numbers"),
+    "scale": ("img_scale=(512, 96)", "img_scale=7", "'scale' must be two whole numbers"),
     "segmentor": ("type='EncoderDecoder'", "type='CascadeEncoderDecoder'", "model.type='CascadeEncoderDecoder'"),
     "pool_scales": ("pool_scales=(1, 2, 4)", "pool_scales=(1, 2)", "3 pyramid pooling branches, but pool_scales is"),
     "crop": ("test_cfg=dict(mode='whole')", "test_cfg=dict(mode='slide', stride=(9, 9))", "slide mode needs 'crop'"),
@@ -292,6 +294,9 @@ def test_the_command_prints_what_was_read_assumed_and_dropped(tmp_path, capsys):
     for line in (
         "read:    from the tensors: ResNet-18, widths 8 (stem), 4 (first stage), 8 (head), 8 (auxiliary head), 3 classes",
         "read:    from the config: align_corners=True",
+        "read:    from the config: pool_scales=(1, 2, 4)",
+        "read:    from the config: scale=[256, 128]",
+        "read:    from the config: stride=[40, 40]",
         "assumed: nothing",
         "dropped: optimizer",
         "dropped: the weights of the last step",

@@ -91,7 +91,10 @@ def read_file(path: str | os.PathLike) -> dict[str, Any]:
         MissingFileError: the file, or a base file, is not there.
         ConfigError: not Python source, bases that are no relative paths or name each other in a circle, or no `model` in it all.
     """
-    found = _read_file(Path(path).expanduser(), (), [])
+    try:
+        found = _read_file(Path(path).expanduser(), (), [])
+    except RecursionError:
+        raise ConfigError(f"{path}: dicts nested too deep to be a config.") from None
     if not isinstance(found.get("model"), dict):
         raise ConfigError(
             f"{path}: assigns no dict to 'model', so it is no config of a model that can be read without running it. Pass the full config "
@@ -128,12 +131,13 @@ def _read_file(path: Path, above: tuple[Path, ...], seen: list[Path]) -> dict[st
     return _merge(merged, names)
 
 
-def _merge(base: Any, changes: dict[Any, Any]) -> dict[Any, Any]:
+def _merge(base: dict[Any, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
     """`changes` over `base`: dicts item by item, all else replaced; a dict with `_delete_=True` replaces too."""
-    merged = {} if not isinstance(base, dict) or changes.get(_DELETE) else dict(base)
+    merged = {} if changes.get(_DELETE) else dict(base)
     for key, value in changes.items():
         if key != _DELETE:
-            merged[key] = _merge(merged.get(key), value) if isinstance(value, dict) else value
+            both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+            merged[key] = _merge(merged[key], value) if both else value
     return merged
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from . import config_text, labels
 from .checkpoint import Checkpoint, Description, name_list
 from .config import RESNET_STAGES, Recipe, UPerNetConfig
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, ConfigError, shown
 
 _DEFAULT_SCALES = (1, 2, 3, 6)
 
@@ -146,7 +146,7 @@ def _require_settings(text: Mapping[str, Any], owner: str) -> None:
         plain = tuple(found) if isinstance(found, list) else found.rsplit(".", 1)[-1] if isinstance(found, str) else found
         if plain not in values:
             known = " or ".join(repr(value) for value in values)
-            raise CheckpointError(f"{owner}: its config has model.{'.'.join(path)}={found!r}; this library has {known} only.")
+            raise CheckpointError(f"{owner}: its config has model.{'.'.join(path)}={shown(found)}; this library has {known} only.")
 
 
 def _infer_config(state_dict: Mapping[str, Tensor], text: Mapping[str, Any], owner: str, report: Report) -> UPerNetConfig:
@@ -182,21 +182,17 @@ def _infer_config(state_dict: Mapping[str, Tensor], text: Mapping[str, Any], own
     head = config_text.find(text, "model", "decode_head", kind=dict) or {}
     branches = sum(bool(re.fullmatch(r"decode_head\.pyramid_pooling\.branches\.\d+\.conv\.weight", k)) for k in state_dict)
     scales = config_text.find(head, "pool_scales", kind=(list, tuple))
-    said, assumed = [], []
+    assumed = []
     if scales is None:
         scales = _DEFAULT_SCALES
         assumed.append(f"pool_scales={scales}")
-    else:
-        said.append(f"pool_scales={tuple(scales)}")
     if len(scales) != branches:
         none_given = ", as none were given: pass the training config (config=, --config)" if assumed else ""
-        raise CheckpointError(f"{owner}: {branches} pyramid pooling branches, but pool_scales is {tuple(scales)}{none_given}.")
+        raise CheckpointError(f"{owner}: {branches} pyramid pooling branches, but pool_scales is {shown(tuple(scales))}{none_given}.")
     align_corners = config_text.find(head, "align_corners", kind=bool)
     if align_corners is None:
         align_corners = False
         assumed.append("align_corners=False (the 769x769 Cityscapes models need True)")
-    else:
-        said.append(f"align_corners={align_corners}")
     config = UPerNetConfig(
         depth=depth,
         num_classes=shape("decode_head.classifier.weight")[0],
@@ -215,7 +211,7 @@ def _infer_config(state_dict: Mapping[str, Tensor], text: Mapping[str, Any], own
     report.read.append(
         f"from the tensors: {config.backbone_name}, {widths}, {config.aux_channels} (auxiliary head), {config.num_classes} classes"
     )
-    report.read += [f"from the config: {item}" for item in said]
+    report.read += [f"from the config: {key}={getattr(config, key)}" for key in ("pool_scales", "align_corners") if key in head]
     report.assumed += assumed
     return config
 
@@ -246,30 +242,32 @@ def _infer_recipe(checkpoint: Checkpoint, text: Mapping[str, Any], in_channels: 
     for key, value in checkpoint.normalisation.items():
         if key in ("mean", "std"):
             found[key] = value.flatten().tolist()
-    if "scale" in found:
-        report.read.append(f"from the config: scale={tuple(found['scale']) if isinstance(found['scale'], list) else found['scale']}")
-    else:
+    assumed = []
+    if "scale" not in found:
         found["scale"] = (2048, 512)
-        report.assumed.append("scale=(2048, 512)")
+        assumed.append("scale=(2048, 512)")
     if found.get("mean") is None or found.get("std") is None:
         mean, std = Recipe.__dataclass_fields__["mean"].default, Recipe.__dataclass_fields__["std"].default
         repeats = -(-in_channels // 3)
         found["mean"], found["std"] = (mean * repeats)[:in_channels], (std * repeats)[:in_channels]
-        report.assumed.append("mean and std of ImageNet")
-    else:
-        report.read.append(f"from the config: mean={tuple(found['mean'])}, std={tuple(found['std'])}")
-    is_bgr = is_bgr and in_channels == 3
-    if is_bgr:
-        found["mean"], found["std"] = tuple(found["mean"])[::-1], tuple(found["std"])[::-1]
+        assumed.append("mean and std of ImageNet")
     test = config_text.find(text, "model", "test_cfg", kind=dict) or config_text.find(text, "test_cfg", kind=dict)
     if test is None or "mode" not in test:
-        report.assumed.append("mode='whole'")
-    elif test["mode"] == "slide":
-        found.update(mode="slide", crop=test.get("crop_size"), stride=test.get("stride"))
-        report.read.append(f"from the config: mode='slide', crop {found['crop']}, stride {found['stride']}")
+        assumed.append("mode='whole'")
     else:
-        report.read.append(f"from the config: mode={test['mode']!r}")
-    return Recipe.from_dict(found, "the config text's recipe"), is_bgr
+        found["mode"] = test["mode"]
+        if test["mode"] == "slide":
+            found.update(crop=test.get("crop_size"), stride=test.get("stride"))
+    recipe = Recipe.from_dict(found, "the config text's recipe")
+    if len(recipe.mean) != in_channels:
+        raise ConfigError(f"the model has {in_channels} input channels, and its config a mean of {len(recipe.mean)}.")
+    is_bgr = is_bgr and in_channels == 3
+    if is_bgr:
+        recipe = dataclasses.replace(recipe, mean=recipe.mean[::-1], std=recipe.std[::-1])
+    said = " ".join(assumed)
+    report.read += [f"from the config: {key}={value}" for key, value in recipe.to_dict().items() if key not in said]
+    report.assumed += assumed
+    return recipe, is_bgr
 
 
 def _infer_labels(meta: Mapping[str, Any], text: Mapping[str, Any], num_classes: int, report: Report) -> labels.LabelSet:
@@ -282,9 +280,10 @@ def _infer_labels(meta: Mapping[str, Any], text: Mapping[str, Any], num_classes:
             label_set = labels.named(classes, palette if isinstance(palette, (list, tuple)) else ())
             report.read.append(f"classes and palette of {label_set.title}" if label_set.name in labels.names() else "class names")
             return label_set
-    known = _DATASETS.get(str(text.get("dataset_type")))
+    dataset = config_text.find(text, "dataset_type", kind=str)
+    known = _DATASETS.get(dataset)
     if known is not None and len(labels.get(known)) == num_classes:
-        report.read.append(f"from the config: dataset_type={text['dataset_type']!r}, with its classes and palette")
+        report.read.append(f"from the config: dataset_type={dataset!r}, with its classes and palette")
         return labels.get(known)
     report.assumed.append(f"class names 'class 0' to 'class {num_classes - 1}'")
     return labels.generic(num_classes)
