@@ -12,7 +12,7 @@ from .errors import UPerNetZooError
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import bridges, convert, evaluation, export, index, labels, preprocess
+    from . import bridges, convert, evaluation, export, index, labels, preprocess, training
     from .config import Recipe, UPerNetConfig
     from .evaluation import evaluate
     from .factory import create_backbone, create_model, load_checkpoint
@@ -43,6 +43,7 @@ _NAMES = {
     "model_info": "index",
     "optimize_for_inference": "models.fused",
     "preprocess": None,
+    "training": None,
 }
 
 __all__ = ["UPerNetZooError", "__version__", *_NAMES]

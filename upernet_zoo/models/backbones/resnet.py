@@ -154,15 +154,14 @@ class ResNet(nn.Module):
     @property
     def first_conv(self) -> nn.Conv2d:
         """The convolution that sees the picture."""
-        return self.stem[0] if self.deep_stem else self.conv1
+        return self.stem[0]
 
     def _layers(self) -> tuple[nn.Sequential, ...]:
         return self.layer1, self.layer2, self.layer3, self.layer4
 
     def freeze(self, stages: int) -> None:
         """Take no gradients for the stem and the first `stages` stages."""
-        stem = (self.stem,) if self.deep_stem else (self.conv1, self.bn1)
-        for module in (*stem, *self._layers()[:stages]):
+        for module in (self.stem, *self._layers()[:stages]):
             module.requires_grad_(False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
