@@ -254,16 +254,33 @@ def test_autocast_does_not_reach_in():
         assert torch.equal(twin.decode_head(twin.backbone(x)), optimize_for_inference(model).decode_head(twin.backbone(x)))
 
 
-def test_winograd_in_another_dtype_is_refused(monkeypatch):
-    monkeypatch.setattr(fused, "_WINOGRAD_CHANNELS", 1)
-    twin = optimize_for_inference(randomised(small(18))).to(torch.bfloat16)
-    with pytest.raises(ArgumentError, match="Convert the plain model first, then call optimize_for_inference"):
-        twin(torch.randn(1, 3, 64, 64, dtype=torch.bfloat16))
+def test_another_dtype_or_shape_is_refused():
+    twin = optimize_for_inference(randomised(small(18)))
+    for convert in (twin.half, twin.double, lambda: twin.to(torch.bfloat16)):
+        with pytest.raises(ArgumentError, match=r"stays in torch\.float32\. Convert the plain model, then call optimize_for_inference"):
+            convert()
+    twin.to("cpu").float()
+    for x in (torch.randn(1, 3, 64, 64).bfloat16(), torch.randn(3, 64, 64), torch.randn(1, 4, 64, 64)):
+        with pytest.raises(ArgumentError, match=r"takes \(N, 3, H, W\) pictures in torch.float32, found"):
+            twin(x)
+
+
+def test_global_defaults_change_nothing():
+    twin, x = optimize_for_inference(randomised(small(18))), torch.randn(1, 3, 64, 96)
+    expected = twin(x)
+    fused._Taps.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(twin(x), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_what_cannot_be_optimised_is_refused():
     with pytest.raises(ArgumentError, match="takes a UPerNet, found Linear"):
         optimize_for_inference(torch.nn.Linear(2, 2))
+    with pytest.raises(ArgumentError, match="Pass what was compiled"):
+        optimize_for_inference(torch.compile(UPerNet(small(18))))
     with torch.device("meta"):
         model = UPerNet(small(18))
     with pytest.raises(ArgumentError, match="on the meta device and has no weights"):

@@ -10,7 +10,7 @@ import torch
 from conftest import NAMES, Fixture
 
 import upernet_zoo as uz
-from upernet_zoo import optimized, segmenter
+from upernet_zoo import cli, optimized, segmenter
 from upernet_zoo.errors import ArgumentError
 from upernet_zoo.models import fused
 from upernet_zoo.models.fused import FusedUPerNet
@@ -110,6 +110,62 @@ def test_the_segmenter_takes_the_twin_where_it_wins(converted, monkeypatch):
     for options in ({"optimize": False}, {"amp": True}):
         with pytest.raises(ArgumentError, match="this one is fused"):
             uz.Segmenter(twin, **options)
+
+
+def test_saves_and_reads_a_twin_of_any_model(tmp_path):
+    model = uz.load_checkpoint(Fixture(NAME).checkpoint)
+    twin = uz.optimize_for_inference(model)
+    found = optimized.read(optimized.save(twin, tmp_path / "twin.safetensors"))
+    x = torch.randn(1, 3, 64, 96)
+    assert torch.equal(found(x), twin(x))
+    assert (found.config, found.recipe, found.label_set, found.origin) == (model.config, model.recipe, model.label_set, model.origin)
+    with pytest.raises(uz.UPerNetZooError, match=r"No fused model at .*missing\.safetensors"):
+        optimized.read(tmp_path / "missing.safetensors")
+    with pytest.raises(uz.UPerNetZooError, match=r"model\.safetensors: not a fused model of this version"):
+        optimized.read(model.save_pretrained(tmp_path / "plain") / "model.safetensors")
+
+
+def test_a_model_in_training_stays_so():
+    model = uz.load_checkpoint(Fixture(NAME).checkpoint).train()
+    uz.Segmenter(model)
+    assert model.training
+    uz.Segmenter(model, optimize=False)
+    assert not model.training
+
+
+@pytest.mark.parametrize("which", ["fused", "plain"])
+def test_what_verify_finds_damaged_is_not_used_again(converted, capsys, which):
+    """Damage that changed neither size nor mtime; only a deep look finds it."""
+    x = torch.randn(1, 3, 64, 64)
+    expected = optimized.load(NAME)(x)
+    kept = {"fused": next(converted.glob("*-fused.safetensors"))}
+    kept["plain"] = next(p for p in converted.glob("*.safetensors") if p != kept["fused"])
+    path = kept[which]
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    content[-4000:] = bytes(b ^ 255 for b in content[-4000:])
+    path.unlink()  # the first model is mapped from it
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert cli.main(["verify"]) == 0
+    assert cli.main(["verify", "--deep"]) == 1
+    assert "it is made again when it is needed" in capsys.readouterr().err
+    if which == "plain":
+        kept["fused"].unlink()
+    assert torch.equal(optimized.load(NAME)(x), expected)
+    assert cli.main(["verify", "--deep"]) == 0
+
+
+@pytest.mark.parametrize("which", ["fused", "plain"])
+def test_what_cannot_be_read_is_made_again(converted, which):
+    x = torch.randn(1, 3, 64, 64)
+    expected = optimized.load(NAME)(x)
+    for path in list(converted.glob("*.safetensors")):
+        if which == "plain" or path.name.endswith("-fused.safetensors"):
+            stat = path.stat()
+            path.unlink()
+            path.write_bytes(b"\xff" * stat.st_size)
+            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert torch.equal(optimized.load(NAME)(x), expected)
 
 
 def test_plain_and_fused_segment_alike(converted, monkeypatch):

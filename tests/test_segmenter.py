@@ -25,7 +25,7 @@ def tiny():
     config = uz.UPerNetConfig(depth=18, num_classes=5, base_channels=4, stem_channels=4, channels=8, aux_channels=4)
     model = UPerNet(config, uz.Recipe(scale=(128, 64)))
     torch.nn.init.normal_(model.decode_head.classifier.weight)  # so that classes differ
-    return model
+    return model.eval()
 
 
 @pytest.fixture(scope="module")

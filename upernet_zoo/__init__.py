@@ -12,7 +12,7 @@ from .errors import UPerNetZooError
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import bridges, convert, evaluation, export, index, labels, preprocess, training
+    from . import bridges, convert, evaluation, export, index, labels, optimized, preprocess, training
     from .config import Recipe, UPerNetConfig
     from .evaluation import evaluate
     from .factory import create_backbone, create_model, load_checkpoint
@@ -42,6 +42,7 @@ _NAMES = {
     "load_checkpoint": "factory",
     "model_info": "index",
     "optimize_for_inference": "models.fused",
+    "optimized": None,
     "preprocess": None,
     "training": None,
 }

@@ -78,6 +78,8 @@ def to_transformers(model: UPerNet) -> tuple[UperNetForSemanticSegmentation, Seg
     Raises:
         ArgumentError: transformers cannot represent the model; says why. Or a package is missing.
     """
+    if not isinstance(model, UPerNet):
+        raise ArgumentError(f"to_transformers takes a UPerNet, found {type(model).__name__}. create_model and load_checkpoint make one.")
     transformers = _transformers()
     config, recipe, label_set = model.config, model.recipe, model.label_set
     faults = []

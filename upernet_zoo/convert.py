@@ -26,9 +26,11 @@ def to_mmsegmentation(model: UPerNet, path: str | os.PathLike) -> Path:
         path: ends in ".pth".
 
     Raises:
-        ArgumentError: another name.
+        ArgumentError: another name, or no `UPerNet`.
         CacheError: a file cannot be written.
     """
+    if not isinstance(model, UPerNet):
+        raise ArgumentError(f"to_mmsegmentation takes a UPerNet, found {type(model).__name__}. create_model and load_checkpoint make one.")
     path = Path(path).expanduser()
     if path.suffix != ".pth":
         raise ArgumentError(f"{path}: a checkpoint for mmsegmentation is a .pth file. Name one.")

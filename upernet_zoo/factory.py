@@ -17,7 +17,7 @@ from . import checkpoint as checkpoints
 from . import config_text, hub, index, sources
 from . import labels as label_sets
 from .checkpoint import Description
-from .errors import ArgumentError, CacheError, MissingFileError, ModelNotFoundError, UnknownKeywordError
+from .errors import ArgumentError, CacheError, CheckpointError, ConfigError, MissingFileError, ModelNotFoundError, UnknownKeywordError
 from .hub import FOLDER_PREFIX, HUB_PREFIX
 from .infer import Report, infer
 from .models import UPerNet
@@ -302,7 +302,10 @@ def _converted(entry: index.ModelEntry, target: Path, sha256: str) -> UPerNet | 
     """The entry's model from a converted file of a checkpoint with that digest; None if there is no such file, or it was changed."""
     if sources.trusted(target) is None:
         return None
-    tensors, description = checkpoints.read_safetensors(target)
+    try:
+        tensors, description = checkpoints.read_safetensors(target)
+    except (CheckpointError, ConfigError):  # it was made here, and can be made again
+        return None
     if description is None or not description.origin.get("sha256", "").startswith(sha256):
         return None
     return checkpoints.build(Description(entry.config, entry.recipe, entry.label_set, description.origin), tensors, str(target))

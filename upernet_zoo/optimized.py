@@ -1,14 +1,17 @@
-"""The fused twin of a model by name: made once, then mapped from the cache."""
+"""Fused twins on disk: that of a model by name is made once, then mapped from the cache; any other is saved and loaded."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from . import checkpoint as checkpoints
 from . import index, sources
 from .checkpoint import Description
-from .errors import CacheError
+from .errors import CacheError, CheckpointError, ConfigError, MissingFileError
 from .factory import create_model, model_entry
 from .hub import FOLDER_PREFIX, HUB_PREFIX
 from .models.fused import FusedUPerNet, optimize_for_inference
@@ -44,9 +47,7 @@ def load(ref: str, *, checkpoint: str | os.PathLike | None = None) -> FusedUPerN
             if model is not None:
                 return model
             model = optimize_for_inference(plain)
-            origin = {**plain.origin, "form": _FORM}
-            description = Description(entry.config, entry.recipe, entry.label_set, origin)
-            sources.write_atomically(target, lambda path: checkpoints.write_safetensors(path, description, model.state_dict()))
+            save(model, target)
             sources.write_receipt(target, sources.file_digest(target)[0], f"made from {plain.origin['file']}")
     except CacheError:
         return model or optimize_for_inference(plain)
@@ -62,8 +63,45 @@ def _cached(entry: index.ModelEntry, digest: str) -> FusedUPerNet | None:
     path = _path(entry, digest)
     if sources.trusted(path) is None:
         return None
-    tensors, description = checkpoints.read_safetensors(path)
-    origin = dict(description.origin) if description is not None else {}
-    if origin.pop("form", None) != _FORM or not origin.get("sha256", "").startswith(digest):
+    try:
+        tensors, description = _read(path)
+        if not description.origin.get("sha256", "").startswith(digest):
+            return None
+        return FusedUPerNet.from_state(entry.config, entry.recipe, entry.label_set, tensors, description.origin)
+    except (CheckpointError, ConfigError):  # it was made here, and can be made again
         return None
-    return FusedUPerNet.from_state(entry.config, entry.recipe, entry.label_set, tensors, origin)
+
+
+def save(model: FusedUPerNet, path: str | os.PathLike) -> Path:
+    """Write a fused model as one safetensors file, with its architecture, recipe and classes inside.
+
+    Raises:
+        CacheError: the file cannot be written.
+    """
+    path = Path(path).expanduser()
+    description = Description(model.config, model.recipe, model.label_set, {**model.origin, "form": _FORM})
+    sources.write_atomically(path, lambda temporary: checkpoints.write_safetensors(temporary, description, model.state_dict()))
+    return path
+
+
+def read(path: str | os.PathLike) -> FusedUPerNet:
+    """The fused model that `save` wrote, mapped from the file.
+
+    Raises:
+        MissingFileError: no such file.
+        CheckpointError: something else, or written by a version whose fused models had another form.
+        ConfigError: a description that cannot be used.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise MissingFileError(f"No fused model at {path}. Check the path.")
+    tensors, description = _read(path)
+    return FusedUPerNet.from_state(description.config, description.recipe, description.label_set, tensors, description.origin)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Description]:
+    tensors, description = checkpoints.read_safetensors(path)
+    origin = {} if description is None else dict(description.origin)
+    if origin.pop("form", None) != _FORM:
+        raise CheckpointError(f"{path}: not a fused model of this version. Make it anew: optimize_for_inference, optimized.save.")
+    return tensors, replace(description, origin=origin)

@@ -152,8 +152,9 @@ class Segmenter:
         flip: also run every view mirrored left-right, and average.
         batch_size: windows and views of equal size that the network takes at once.
         amp: run the network in half precision (float16 on CUDA, bfloat16 elsewhere).
-        optimize: run the fused twin (`optimize_for_inference`), with the weights that the model has now. By default on the CPU in
-            float32, where it was measured to win; the twin of a name of the index is kept in the cache.
+        optimize: run the fused twin (`optimize_for_inference`) with the weights that the model has now; later changes of the model are
+            not seen, so pass False while training it. By default on the CPU in float32, where it was measured to win from 128x128
+            pixels up (and to lose a few ms below); the twin of a name of the index is kept in the cache.
 
     On CUDA the network runs in the channels-last layout. No part of this has been tried on a GPU.
 
@@ -342,10 +343,9 @@ def _ready(model: Any, device: torch.device | str | None, optimize: bool | None,
         if optimize is False or amp:
             raise ArgumentError("Segmenter: optimize=False and amp=True go with a plain UPerNet, and this one is fused.")
         return model
-    model.eval()
     weight = model.decode_head.classifier.weight
     wins = weight.device.type == "cpu" and weight.dtype == torch.float32 and not amp
-    return optimize_for_inference(model) if optimize or (optimize is None and wins) else model
+    return optimize_for_inference(model) if optimize or (optimize is None and wins) else model.eval()
 
 
 def windows(size: int, crop: int, stride: int) -> list[slice]:

@@ -94,8 +94,8 @@ def _winograd_matrices() -> tuple[Tensor, Tensor, Tensor]:
     bt.append(polynomial(_POINTS))
     g.append([0.0, 0.0, 1.0])
     at.append([0.0] * (TILE - 1) + [1.0])
-    double = torch.float64
-    return torch.tensor(bt, dtype=double), torch.tensor(g, dtype=double), torch.tensor(at, dtype=double).T.contiguous()
+    bt, g, at = (torch.tensor(rows, dtype=torch.float64, device="cpu") for rows in (bt, g, at))
+    return bt, g, at.T.contiguous()
 
 
 class Pointwise(nn.Module):
@@ -176,17 +176,12 @@ class WinogradConv3x3(nn.Module):
         Args:
             rows: gives rows low to high (not included) of the picture, (high - low, W * in_channels), contiguous; asked from the top down.
             size: (H, W).
-            like: device and dtype, which must be float32.
+            like: device; the dtype is float32.
 
         Yields:
             The band's first pixel row, and (4, rows, 4 * ceil(W / 4), out_channels): of pixel row `first + 4 * row + a`, [a, row]. It
             lies in memory that the next band overwrites, and what is beyond the borders of the picture is of no use.
         """
-        if like.dtype != torch.float32 or self.weight.dtype != torch.float32:
-            raise ArgumentError(
-                f"Winograd convolution needs float32 (weights are {self.weight.dtype}, the input is {like.dtype}). "
-                "Convert the plain model first, then call optimize_for_inference."
-            )
         n = TILE + 2
         bt, _, at = (matrix.to(like) for matrix in _winograd_matrices())
         height, width = size
@@ -295,13 +290,14 @@ class _Rows:
         return self.buffer[:, low - self.start : high - self.start]
 
 
-def resize_matrix(size: int, out_size: int, align_corners: bool, like: Tensor) -> Tensor:
+def resize_matrix(size: int, out_size: int, align_corners: bool, device: torch.device) -> Tensor:
     """(out_size, size) matrix that resizes an axis bilinearly, with torch's own float32 weights: made by resizing the identity."""
-    identity = torch.eye(size, device=like.device).view(1, size, size, 1)
+    identity = torch.eye(size, dtype=torch.float32, device=device).view(1, size, size, 1)
     matrix = F.interpolate(identity, size=(out_size, 1), mode="bilinear", align_corners=align_corners)
     return matrix.view(size, out_size).T
 
 
+@functools.lru_cache(maxsize=64)  # every picture of a size needs the same few; a megabyte at most for each
 class _Taps:
     """Of one axis: the resize matrix, or three of it, each shifted by one row for a tap of a 3x3 convolution (zeros enter).
 
@@ -310,8 +306,8 @@ class _Taps:
         first, last: for each output row the first and last input row that it needs, lists of out_size.
     """
 
-    def __init__(self, size: int, out_size: int, align_corners: bool, taps: int, like: Tensor):
-        matrix = resize_matrix(size, out_size, align_corners, like)
+    def __init__(self, size: int, out_size: int, align_corners: bool, taps: int, device: torch.device):
+        matrix = resize_matrix(size, out_size, align_corners, device)
         reach = taps // 2
         padded = F.pad(matrix, (0, 0, reach, reach))
         self.matrix = torch.stack([padded[k : k + out_size] for k in range(taps)], 1)
@@ -371,8 +367,8 @@ class _ResizedSum:
     def __init__(self, out_size, maps: Sequence[tuple[tuple[int, int], Callable]], align_corners: bool, taps: int, like: Tensor):
         self.out_size, self.taps, self.like = out_size, taps, like
         self.rows = [rows for _, rows in maps]
-        self.down = [_Taps(size[0], out_size[0], align_corners, taps, like) for size, _ in maps]
-        across = [_Taps(size[1], out_size[1], align_corners, taps, like) for size, _ in maps]
+        self.down = [_Taps(size[0], out_size[0], align_corners, taps, like.device) for size, _ in maps]
+        across = [_Taps(size[1], out_size[1], align_corners, taps, like.device) for size, _ in maps]
         self.blocks = []
         for start in range(0, out_size[1], _BLOCK):
             stop = min(start + _BLOCK, out_size[1])
@@ -466,6 +462,11 @@ class FusedResNet(nn.Module):
     @_inference
     def forward(self, x: Tensor) -> list[Tensor]:
         """Picture (N, in_channels, H, W) -> features (N, C, h, w) at strides 4, 8, 16, 32, channels last in memory."""
+        weight = self.stem[0].weight
+        if x.dim() != 4 or x.shape[1] != weight.shape[3] or x.dtype != weight.dtype:
+            raise ArgumentError(
+                f"The fused model takes (N, {weight.shape[3]}, H, W) pictures in {weight.dtype}, found {tuple(x.shape)} in {x.dtype}."
+            )
         x = x.permute(0, 2, 3, 1).contiguous()
         for conv in self.stem:
             x = conv(x).relu_()
@@ -580,7 +581,9 @@ class FusedUPerNet(nn.Module):
     """A `UPerNet` for inference only, made by `optimize_for_inference`.
 
     It is called like the plain model: `model(x)`, or `model.decode_head(model.backbone(x))` for the logits at stride 4. Its tensors are
-    not those of the plain model; `state_dict` and `from_state` save and load them.
+    not those of the plain model; `upernet_zoo.optimized` saves and loads them. Its dtype is settled: of another one is the twin of a
+    plain model in that dtype. For torch.compile, torch.export and ONNX take the plain model: which products are computed here is
+    decided by each picture's size.
 
     Args:
         config, recipe, label_set: of the plain model.
@@ -608,6 +611,12 @@ class FusedUPerNet(nn.Module):
         count, classes = logits.shape[:2]
         out = _empty((count, *x.shape[2:], classes), logits).permute(0, 3, 1, 2)
         return torch.ops.aten.upsample_bilinear2d.out(logits, x.shape[2:], self.config.align_corners, None, None, out=out)
+
+    def _apply(self, fn, recurse=True):
+        own = self.decode_head.classifier.weight.dtype
+        if fn(torch.empty(0, dtype=own)).dtype != own:  # Winograd's form is for float32 alone
+            raise ArgumentError(f"A fused model stays in {own}. Convert the plain model, then call optimize_for_inference.")
+        return super()._apply(fn, recurse)
 
     @classmethod
     def from_state(
@@ -639,10 +648,11 @@ def optimize_for_inference(model: UPerNet) -> FusedUPerNet:
     """The fast twin of a model: the same answers (in float32 to about 1e-6 of the largest logit), with tensors of its own.
 
     The plain model is not changed and can be freed. The form is chosen for the device and dtype that it has now: to change them, change
-    the plain model first. On the CPU in float32 the head runs as Winograd convolutions; elsewhere as torch's own.
+    the plain model first. On the CPU in float32 the head runs as Winograd convolutions; elsewhere as torch's own. Later changes of the
+    plain model's weights are not seen.
 
     Args:
-        model: a plain `UPerNet` with weights.
+        model: a plain `UPerNet` with weights, in train or eval mode.
 
     Returns:
         A `FusedUPerNet` in eval mode; its outputs carry no gradient.
@@ -651,7 +661,8 @@ def optimize_for_inference(model: UPerNet) -> FusedUPerNet:
         ArgumentError: something else than a `UPerNet`, or one on the meta device.
     """
     if not isinstance(model, UPerNet):
-        raise ArgumentError(f"optimize_for_inference takes a UPerNet, found {type(model).__name__}.")
+        compiled = " Pass what was compiled, model._orig_mod." if hasattr(model, "_orig_mod") else ""
+        raise ArgumentError(f"optimize_for_inference takes a UPerNet, found {type(model).__name__}.{compiled}")
     weight = model.decode_head.classifier.weight
     if weight.device.type == "meta":
         raise ArgumentError("optimize_for_inference: the model is on the meta device and has no weights. Load them first.")
