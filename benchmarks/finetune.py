@@ -23,7 +23,7 @@ from upernet_zoo.evaluation import SegmentationDataset, evaluate, open_dataset
 from upernet_zoo.models import UPerNet
 from upernet_zoo.training import TrainingSettings, open_splits, train
 
-TRAINING, VALIDATION, TEST = range(200_000, 200_200), range(300_000, 300_020), range(400_000, 400_100)
+TRAINING, VALIDATION, TEST = range(200_000, 200_400), range(300_000, 300_020), range(400_000, 400_100)
 PRETRAINED = dict(lr=1e-3, head_multiplier=3.0)
 SCRATCH = dict(lr=3e-3, head_multiplier=1.0)  # tools/train_demo.py
 
@@ -46,7 +46,7 @@ def measure(model: UPerNet, root: Path, test: SegmentationDataset, settings: Tra
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--try", dest="trial", action="store_true", help="write nothing")
     args = parser.parse_args()

@@ -158,7 +158,7 @@ def test_a_saved_folder_that_is_not_one(small_index, fixture, tmp_path):
     weights.write_bytes(good)
     config = json.loads((folder / "config.json").read_text())
     for change, message in (
-        (lambda c: c["architecture"].update(depth=18), "does not fit UPerNet with ResNet-18"),
+        (lambda c: c["architecture"].update(depth=18), "does not fit UPerNet with ResNet-V1c-18"),
         (lambda c: c["architecture"].update(colour=1), "unknown key 'colour'"),
         (lambda c: c.pop("architecture"), "no key 'architecture'"),
         (lambda c: c.update(library_name="timm"), "written by 'timm'"),
