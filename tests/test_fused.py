@@ -265,6 +265,17 @@ def test_another_dtype_or_shape_is_refused():
             twin(x)
 
 
+def test_what_is_kept_from_inference_mode_serves_outside_it(monkeypatch):
+    monkeypatch.setattr(fused, "_WINOGRAD_CHANNELS", 1)
+    twin, x = optimize_for_inference(randomised(small(18))), torch.randn(1, 3, 70, 96)
+    fused._Taps.cache_clear()
+    fused._winograd_matrices.cache_clear()
+    with torch.inference_mode():
+        expected = twin(x)
+    assert torch.equal(twin(x), expected)
+    assert torch.equal(optimize_for_inference(randomised(small(18)))(x), expected)
+
+
 def test_global_defaults_change_nothing():
     twin, x = optimize_for_inference(randomised(small(18))), torch.randn(1, 3, 64, 96)
     expected = twin(x)

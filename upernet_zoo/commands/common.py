@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 class Commands:
@@ -28,7 +29,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_views(parser: argparse.ArgumentParser) -> None:
-    """How the network is run over a picture: arguments that `Segmenter` takes."""
+    """How the network is run over a picture: the arguments that `views` reads."""
     parser.add_argument("--mode", choices=("whole", "slide"), help="in place of the model's recipe")
     parser.add_argument("--crop", type=pair, metavar="HxW", help="size of the windows, for --mode slide")
     parser.add_argument("--stride", type=pair, metavar="HxW", help="from window to window, for --mode slide")
@@ -36,6 +37,11 @@ def add_views(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
     parser.add_argument("--batch-size", type=int, default=1, help="windows and views at once")
     parser.add_argument("--amp", action="store_true", help="half precision")
+
+
+def views(args: argparse.Namespace) -> dict[str, Any]:
+    """Keywords that `Segmenter` and `evaluate` take."""
+    return {name: getattr(args, name) for name in ("mode", "crop", "stride", "scales", "flip", "batch_size", "amp")}
 
 
 def _scales(text: str) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from ..errors import ArgumentError
-from .common import Commands, add_model, add_views, load_model
+from .common import Commands, add_model, add_views, load_model, views
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -30,13 +30,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         load_model(args),
         dataset,
         args.root,
-        mode=args.mode,
-        crop=args.crop,
-        stride=args.stride,
-        scales=args.scales,
-        flip=args.flip,
-        batch_size=args.batch_size,
-        amp=args.amp,
+        **views(args),
         optimize=args.optimize,
         limit=args.limit,
         out=out,

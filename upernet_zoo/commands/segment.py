@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import tables
 from ..errors import ArgumentError, ImageError, MissingFileError
-from .common import Commands, add_model, add_views, load_model
+from .common import Commands, add_model, add_views, load_model, views
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
@@ -54,16 +54,7 @@ def _predict(args: argparse.Namespace) -> int:
     pictures = _pictures(args.pictures, Path(args.out))
     from ..segmenter import Segmenter, save_picture
 
-    segmenter = Segmenter(
-        load_model(args, fused=True),
-        mode=args.mode,
-        crop=args.crop,
-        stride=args.stride,
-        scales=args.scales,
-        flip=args.flip,
-        batch_size=args.batch_size,
-        amp=args.amp,
-    )
+    segmenter = Segmenter(load_model(args, fused=True), **views(args))
     failed = []
     bar = tqdm(pictures, unit="picture", disable=len(pictures) == 1)
     for picture, target in bar:

@@ -75,6 +75,7 @@ def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
     return torch.frombuffer(memory, dtype=like.dtype, count=math.prod(shape)).view(shape)
 
 
+@functools.cache
 def _winograd_matrices() -> tuple[Tensor, Tensor, Tensor]:
     """B^T (6, 6), G (6, 3) and A^T (4, 6) of F(4, 3) in float64: `conv(d, g) = A^T ((G g) * (B^T d))` (Cook and Toom's construction)."""
 
@@ -297,7 +298,7 @@ def resize_matrix(size: int, out_size: int, align_corners: bool, device: torch.d
     return matrix.view(size, out_size).T
 
 
-@functools.lru_cache(maxsize=64)  # every picture of a size needs the same few; a megabyte at most for each
+@functools.lru_cache(maxsize=64)  # every picture of a size needs the same few; a megabyte each for 1024x2048
 class _Taps:
     """Of one axis: the resize matrix, or three of it, each shifted by one row for a tap of a 3x3 convolution (zeros enter).
 
