@@ -12,7 +12,7 @@ _DOC = """{name}: UPerNet with a {backbone} backbone, trained on {dataset} at {c
 mIoU {metrics}; {count} classes ({classes}, ...).
 
     import torch
-    model = torch.hub.load(REPOSITORY, "{name}")   # UPerNet in eval mode
+    model = torch.hub.load("path/to/a/clone", "{name}", source="local")   # UPerNet in eval mode
 
     from upernet_zoo import Segmenter
     segmentation = Segmenter(model)("street.jpg")   # path, PIL image, array or tensor

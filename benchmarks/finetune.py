@@ -46,7 +46,7 @@ def measure(model: UPerNet, root: Path, test: SegmentationDataset, settings: Tra
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--try", dest="trial", action="store_true", help="write nothing")
     args = parser.parse_args()

@@ -4,10 +4,12 @@
 
 Each system runs in a process of its own. After one run of each to warm up, they take turns; the medians are compared. Beside them
 stands the machine's sgemm peak: multiplications / peak is the least that a system that does so many can take.
-Writes results/inference_CASE.json. `growth` runs the fused and plain model and mmsegmentation from 256x256 to 2048x2048.
+Writes results/inference_CASE.json. `growth` runs from 256x256 to 2048x2048; `cityscapes_slide_r50` is a whole sliding-window
+segmentation, from a uint8 picture to its labels.
 """
 
 import argparse
+import operator
 import tempfile
 from pathlib import Path
 
@@ -22,10 +24,11 @@ CASES = {  # depth, classes, align_corners, shapes
     "cityscapes_r50": (50, 19, False, [(1, 3, 1024, 2048)]),
     "cityscapes_r101": (101, 19, False, [(1, 3, 1024, 2048)]),
     "cityscapes_769_r50": (50, 19, True, [(1, 3, 769, 769)]),  # one of the 8 windows of a slide over 1025x2049
+    "cityscapes_slide_r50": (50, 19, True, [(1025, 2049)]),  # a whole picture in 8 such windows, from uint8 to labels
     "cityscapes_769_r101": (101, 19, True, [(1, 3, 769, 769)]),
     "growth": (50, 19, False, [(1, 3, side, side) for side in (256, 512, 768, 1024, 1536, 2048)]),
 }
-GROWTH_SYSTEMS = ("mmsegmentation", "onnxruntime", "plain", "fused")
+SYSTEMS_OF = {"growth": ("mmsegmentation", "onnxruntime", "plain", "fused"), "cityscapes_slide_r50": ("mmsegmentation", "plain", "fused")}
 
 
 def measure(systems, shape, repeats):
@@ -36,12 +39,18 @@ def measure(systems, shape, repeats):
         for system in systems:
             seconds[system.name].append(system.ask(shape=shape)["seconds"])
     same = [system.name for system in systems if system.about["takes_weights"]]
-    differences = difference({name: warm[name]["probe"] for name in same}, same)
+    probes = {name: warm[name]["probe"] for name in same}
+    if len(shape) == 2:  # label maps
+        equal = {name: sum(map(operator.eq, probes[name], probes[same[0]])) / len(probes[name]) for name in same[1:]}
+        compared = {f"labels_equal_to_{same[0]}": {name: round(value, 5) for name, value in equal.items()}}
+    else:
+        differences = difference(probes, same)
+        compared = {f"largest_difference_from_{same[0]}": {name: float(f"{value:.2g}") for name, value in differences.items()}}
     medians = {name: summary(values)["median_s"] for name, values in seconds.items()}
     return {
         "systems": {name: summary(values) for name, values in seconds.items()},
         "times_the_fused_model": ratios(medians),
-        f"largest_difference_from_{same[0]}": {name: float(f"{value:.2g}") for name, value in differences.items()},
+        **compared,
     }
 
 
@@ -54,7 +63,7 @@ def main() -> None:
     wanted = list(args.systems)
     for case in args.cases or ["ade20k_r50"]:
         depth, classes, align_corners, shapes = CASES[case]
-        args.systems = [name for name in wanted if case != "growth" or name in GROWTH_SYSTEMS]
+        args.systems = [name for name in wanted if name in SYSTEMS_OF.get(case, wanted)]
         with tempfile.TemporaryDirectory() as folder:
             systems = start(args, write_weights(Path(folder), depth, classes, align_corners), depth, classes, align_corners)
             peak_before = sgemm_peak()
@@ -63,7 +72,8 @@ def main() -> None:
                 name = "x".join(map(str, shape))
                 results[name] = measure(systems, shape, args.repeats)
                 for system in systems:
-                    if system.name not in ("torch.compile", "onnxruntime", "openvino"):  # these compute what the plain model does
+                    # the others compute what the plain model does, and a slide what one of its windows does, eight times
+                    if len(shape) == 4 and system.name not in ("torch.compile", "onnxruntime", "openvino"):
                         results[name]["systems"][system.name]["gmacs"] = system.ask(gmacs=shape)["gmacs"]
                 print(name, results[name])
             peak = max(peak_before, sgemm_peak())

@@ -4,9 +4,11 @@
 
 It loads WEIGHTS (a checkpoint in the published format; transformers and segmentation_models.pytorch cannot take it and use random weights
 of the same architecture), says so in a line of JSON, and then answers each line of JSON on standard input with one on standard output:
-{"shape": [N, 3, H, W]} runs a forward pass to full-size logits; {"gmacs": shape} counts its multiplications.
+{"shape": [N, 3, H, W]} runs a forward pass to full-size logits; {"gmacs": shape} counts its multiplications. {"shape": [H, W]} segments an
+RGB picture of that size, from uint8 to label map, as the 769x769 models do: in windows of 769x769 every 513 pixels.
 """
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -32,7 +34,7 @@ def load_mmsegmentation(weights, depth, classes, align_corners):
     import mmcv
     import mmseg
     import torch
-    from mmseg.apis import init_segmentor
+    from mmseg.apis import inference_segmentor, init_segmentor
 
     configs = os.path.join(os.path.dirname(mmseg.__file__), ".mim", "configs", "upernet")
     name = "769x769_40k_cityscapes" if align_corners else "512x512_80k_ade20k"
@@ -41,26 +43,35 @@ def load_mmsegmentation(weights, depth, classes, align_corners):
         head.num_classes = classes
     model = init_segmentor(config, weights, device="cpu")
     metas = [{}]
-    return lambda x: model.encode_decode(torch.from_numpy(x), metas)
+
+    def run(x):
+        if x.ndim == 3:
+            return inference_segmentor(model, x[:, :, ::-1])[0]
+        return model.encode_decode(torch.from_numpy(x), metas)
+
+    return run
+
+
+def run_ours(model):
+    import torch
+
+    import upernet_zoo
+
+    model.recipe = dataclasses.replace(model.recipe, scale=(2049, 1025), mode="slide", crop=(769, 769), stride=(513, 513))
+    segmenter = upernet_zoo.Segmenter(model, optimize=not isinstance(model, upernet_zoo.UPerNet))
+    return lambda x: segmenter(x).labels if x.ndim == 3 else model(torch.from_numpy(x))
 
 
 def load_plain(weights, *_):
-    import torch
-
     import upernet_zoo
 
-    model = upernet_zoo.load_checkpoint(weights)
-    return lambda x: model(torch.from_numpy(x))
+    return run_ours(upernet_zoo.load_checkpoint(weights))
 
 
 def load_fused(weights, *_):
-    import torch
-
     import upernet_zoo
-    from upernet_zoo.models.fused import optimize_for_inference
 
-    model = optimize_for_inference(upernet_zoo.load_checkpoint(weights))
-    return lambda x: model(torch.from_numpy(x))
+    return run_ours(upernet_zoo.optimize_for_inference(upernet_zoo.load_checkpoint(weights)))
 
 
 def load_compiled(weights, *_):
@@ -170,6 +181,8 @@ def main():
     import torch
 
     def picture(shape):
+        if len(shape) == 2:
+            return np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
         return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
     before = megabytes()
@@ -195,8 +208,13 @@ def main():
                 logits = run(x)
                 seconds = time.perf_counter() - start
                 logits = torch.as_tensor(logits)
-                assert logits.shape == (len(x), int(classes), *x.shape[2:]), logits.shape
-                answer(seconds=seconds, peak_mb=megabytes(), probe=logits[0, :, ::61, ::67].flatten()[:4096].tolist())
+                if x.ndim == 3:
+                    assert logits.shape == x.shape[:2], logits.shape
+                    probe = logits[::15, ::15]
+                else:
+                    assert logits.shape == (len(x), int(classes), *x.shape[2:]), logits.shape
+                    probe = logits[0, :, ::61, ::67].flatten()[:4096]
+                answer(seconds=seconds, peak_mb=megabytes(), probe=probe.flatten().tolist())
                 del logits
 
 

@@ -14,7 +14,7 @@ from conftest import Fixture
 from PIL import Image
 
 import upernet_zoo as uz
-from upernet_zoo import cli, tables
+from upernet_zoo import cli, memory, tables
 
 TINY = Fixture("upernet_r50_512x512_20k_voc12aug")
 
@@ -178,3 +178,10 @@ def test_benchmark_times_both_forms(capsys):
     ):
         assert cli.main(["benchmark", "no_such_model", *arguments]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_benchmark_refuses_what_cannot_fit(capsys, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda device: 30_000_000)
+    assert cli.main(["benchmark", str(TINY.checkpoint), "--size", "64x64", "--repeats", "1"]) == 0
+    assert cli.main(["benchmark", str(TINY.checkpoint), "--size", "6400x6400"]) == 1
+    assert re.search(r"1 x 6400x6400 pixels need about .* GB of memory and cpu has 30.0 MB free. Give", capsys.readouterr().err)

@@ -362,6 +362,9 @@ def test_empty_splits(root, own_root, tmp_path):
 def test_a_folder_without_splits_holds_out_every_fifth(own_root):
     training, validation = open_splits("folder", own_root)
     assert validation.names == ("000004",) and training.names == ("000000", "000001", "000002", "000003", "000005")
+    (own_root / "classes.txt").write_text("a\nb\na\n")
+    with pytest.raises(errors.ArgumentError, match=r"classes.txt: a more than once. Give each class a name of its own"):
+        open_splits("folder", own_root)
     (own_root / "classes.txt").unlink()
     with pytest.raises(errors.ArgumentError, match=r"classes.txt: not there, .* --classes NAME,NAME"):
         open_splits("folder", own_root)

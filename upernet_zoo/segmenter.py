@@ -251,7 +251,7 @@ class Segmenter:
             high, wide = (axis[0].stop - axis[0].start for axis in (rows, columns))
             inputs = views * len(rows) * len(columns)
             stored += inputs * -(-high // 4) * -(-wide // 4) * self.model.config.num_classes * 4
-            network = max(network, self._network_bytes(min(inputs, self.batch_size) * high * wide))
+            network = max(network, network_bytes(self.model, min(inputs, self.batch_size) * high * wide))
         result = size[0] * size[1] * bytes_per_pixel
         if network + stored + result > free:
             total, network, stored, result, free = map(size_text, (network + stored + result, network, stored, result, free))
@@ -260,20 +260,6 @@ class Segmenter:
                 f"logits of all views, {result} for the result; {self.device} has {free} free. Smaller or fewer scales, batch_size=1, "
                 "mode='slide' with a crop, and labels in place of probabilities need less."
             )
-
-    def _network_bytes(self, pixels: int) -> int:
-        """Memory that the network takes at its peak for so many pixels of input, as measured with `resource` on the CPU."""
-        config = self.model.config
-        features = sum(channels / 4**i for i, channels in enumerate(config.feature_channels)) / 16
-        if isinstance(self.model, FusedUPerNet):
-            # input and features, and five maps at stride 8; what works in bands is the same for every size
-            values = pixels * (config.in_channels + features + 5 * config.channels / 64) + 2**16 * config.channels
-        else:
-            # at stride 4: the features; their maps, these resized, all of them concatenated and once more in the convolution's own layout
-            head = features + 14 * config.channels / 16
-            stem = 3 * config.stem_channels / 4  # at stride 2: a map, the next, and one in the convolution's own layout
-            values = pixels * max(head, stem)
-        return round(values * self.model.decode_head.classifier.weight.element_size())
 
     def _windows(self, size: tuple[int, int]) -> tuple[list[slice], list[slice]] | None:
         """Rows and columns of the windows over an input of (height, width); None in whole mode."""
@@ -346,6 +332,21 @@ def _ready(model: Any, device: torch.device | str | None, optimize: bool | None,
     weight = model.decode_head.classifier.weight
     wins = weight.device.type == "cpu" and weight.dtype == torch.float32 and not amp
     return optimize_for_inference(model) if optimize or (optimize is None and wins) else model.eval()
+
+
+def network_bytes(model: UPerNet | FusedUPerNet, pixels: int) -> int:
+    """Memory that a network takes at its peak for so many pixels of input, as measured with `resource` on the CPU, logits left out."""
+    config = model.config
+    features = sum(channels / 4**i for i, channels in enumerate(config.feature_channels)) / 16
+    if isinstance(model, FusedUPerNet):
+        # input and features, and five maps at stride 8; what works in bands is the same for every size
+        values = pixels * (config.in_channels + features + 5 * config.channels / 64) + 2**16 * config.channels
+    else:
+        # at stride 4: the features; their maps, these resized, all of them concatenated and once more in the convolution's own layout
+        head = features + 14 * config.channels / 16
+        stem = 3 * config.stem_channels / 4  # at stride 2: a map, the next, and one in the convolution's own layout
+        values = pixels * max(head, stem)
+    return round(values * model.decode_head.classifier.weight.element_size())
 
 
 def windows(size: int, crop: int, stride: int) -> list[slice]:

@@ -6,10 +6,16 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from .. import tables
 from ..errors import ArgumentError
 from .common import Commands, add_model, load_model, pair
+
+if TYPE_CHECKING:
+    from ..models import UPerNet
+    from ..models.fused import FusedUPerNet
 
 
 def _benchmark(args: argparse.Namespace) -> int:
@@ -33,6 +39,7 @@ def _benchmark(args: argparse.Namespace) -> int:
     forms = {"plain": model, "fused": optimize_for_inference(model)}
     optimised = time.perf_counter() - start
     weight = model.decode_head.classifier.weight
+    _require_memory(forms.values(), args.batch_size, args.size)
     x = torch.randn(args.batch_size, model.config.in_channels, *args.size, device=weight.device, dtype=weight.dtype)
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     logits = {}
@@ -72,6 +79,26 @@ def _benchmark(args: argparse.Namespace) -> int:
         f"labels equal at {result['equal_labels']:.2%} of pixels"
     )
     return 0
+
+
+def _require_memory(forms: Iterable[UPerNet | FusedUPerNet], batch_size: int, size: tuple[int, int]) -> None:
+    """Refuse what cannot fit, where that can be known: a system that runs out ends the process without a word."""
+    from .. import memory
+    from ..segmenter import network_bytes
+    from ..transfer import size_text
+
+    pixels = batch_size * size[0] * size[1]
+    needed = 0
+    for form in forms:
+        weight = form.decode_head.classifier.weight
+        # at full size: the logits of both forms, and one more when they are made and when they are compared
+        needed = max(needed, network_bytes(form, pixels) + 3 * pixels * form.config.num_classes * weight.element_size())
+    free = memory.available(weight.device)
+    if free is not None and needed > free:
+        raise ArgumentError(
+            f"{batch_size} x {size[0]}x{size[1]} pixels need about {size_text(needed)} of memory and {weight.device} has {size_text(free)} "
+            "free. Give a smaller --size or --batch-size."
+        )
 
 
 def register(commands: Commands) -> None:

@@ -57,7 +57,7 @@ def read_classes(path: Path) -> LabelSet:
     """The label set of a file with the name of a class in each line.
 
     Raises:
-        ArgumentError: no such file, or no text.
+        ArgumentError: no such file, no text, or a name twice.
         ConfigError: no class in it.
     """
     try:
@@ -71,6 +71,8 @@ def read_classes(path: Path) -> LabelSet:
         raise ArgumentError(f"{path}: cannot be read as UTF-8 text ({error}). Write the name of a class in each line.") from None
     while names and not names[-1]:
         names.pop()
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ArgumentError(f"{path}: {', '.join(twice[:_SHOWN])} more than once. Give each class a name of its own.")
     return LabelSet(name=path.absolute().parent.name or "folder", classes=tuple(names))
 
 
