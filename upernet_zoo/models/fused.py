@@ -42,7 +42,6 @@ _ONE = _POINTS.index(1.0)
 _TILES_PER_BAND = 256  # tiles that go through a Winograd convolution together
 _BLOCK = 16  # columns that are resized together: resize matrices stay small however wide the picture is
 _PIXELS_AT_ONCE = 1024  # of a small map, in one matrix product of its taps
-_INPUT_AT_ONCE = 1 << 16  # pixels of a batch that go through the network together
 _WINOGRAD_CHANNELS = 256  # from this width on Winograd beats torch's own convolution
 _HUGE_PAGES_FROM = 1 << 25  # bytes; smaller blocks are reused by the C library once they are free
 
@@ -609,17 +608,10 @@ class FusedUPerNet(nn.Module):
     @_inference
     def forward(self, x: Tensor) -> Tensor:
         """Normalised picture (N, in_channels, H, W), H and W from 32 up -> logits (N, num_classes, H, W), channels last in memory."""
-        size = x.shape[2:]
-        # on the CPU a large picture keeps all cores busy, and of fewer at once more stays in the caches
-        at_once = max(1, _INPUT_AT_ONCE // max(1, math.prod(size))) if x.device.type == "cpu" else max(1, len(x))
-        out = None
-        for first in range(0, max(1, len(x)), at_once):
-            logits = self.decode_head(self.backbone(x[first : first + at_once]))
-            if out is None:
-                out = _empty((len(x), *size, logits.shape[1]), logits).permute(0, 3, 1, 2)
-            part = out[first : first + at_once]
-            torch.ops.aten.upsample_bilinear2d.out(logits, size, self.config.align_corners, None, None, out=part)
-        return out
+        logits = self.decode_head(self.backbone(x))
+        count, classes = logits.shape[:2]
+        out = _empty((count, *x.shape[2:], classes), logits).permute(0, 3, 1, 2)
+        return torch.ops.aten.upsample_bilinear2d.out(logits, x.shape[2:], self.config.align_corners, None, None, out=out)
 
     def _apply(self, fn, recurse=True):
         own = self.decode_head.classifier.weight.dtype
