@@ -3,7 +3,7 @@
     python benchmarks/inference.py [CASE ...] [--repeats 7] [--systems ...] [--python mmsegmentation=/path/to/its/python ...]
 
 Each system runs in a process of its own. After one run of each to warm up, they take turns; the medians are compared. Beside them
-stands the machine's sgemm peak: multiplications / peak is the least that a system that does so many can take.
+stands the machine's sgemm peak, taken between them: about what a system can do whose convolutions are matrix products.
 Writes results/inference_CASE.json. `growth` runs from 256x256 to 2048x2048; `cityscapes_slide_r50` is a whole sliding-window
 segmentation, from a uint8 picture to its labels.
 """
@@ -32,12 +32,14 @@ SYSTEMS_OF = {"growth": ("mmsegmentation", "onnxruntime", "plain", "fused"), "ci
 
 
 def measure(systems, shape, repeats):
-    """{system: ...} of interleaved runs of one shape."""
+    """{system: ...} of interleaved runs of one shape, and the sgemm peak between them."""
     warm = {system.name: system.ask(shape=shape) for system in systems}
     seconds = {system.name: [] for system in systems}
+    peaks = [sgemm_peak()]
     for _ in range(repeats):
         for system in systems:
             seconds[system.name].append(system.ask(shape=shape)["seconds"])
+        peaks.append(sgemm_peak())
     same = [system.name for system in systems if system.about["takes_weights"]]
     probes = {name: warm[name]["probe"] for name in same}
     if len(shape) == 2:  # label maps
@@ -50,23 +52,25 @@ def measure(systems, shape, repeats):
     return {
         "systems": {name: summary(values) for name, values in seconds.items()},
         "times_the_fused_model": ratios(medians),
+        "sgemm_peak_gmacs_per_s": round(max(peaks), 1),
         **compared,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", choices=[[], *CASES], metavar="CASE", help=" ".join(CASES))
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=" ".join(CASES))
     parser.add_argument("--repeats", type=int, default=7)
     add_options(parser)
     args = parser.parse_args()
+    if unknown := set(args.cases) - CASES.keys():
+        parser.error(f"unknown case {', '.join(sorted(unknown))}; known are {', '.join(CASES)}")
     wanted = list(args.systems)
     for case in args.cases or ["ade20k_r50"]:
         depth, classes, align_corners, shapes = CASES[case]
         args.systems = [name for name in wanted if name in SYSTEMS_OF.get(case, wanted)]
         with tempfile.TemporaryDirectory() as folder:
             systems = start(args, write_weights(Path(folder), depth, classes, align_corners), depth, classes, align_corners)
-            peak_before = sgemm_peak()
             results = {}
             for shape in shapes:
                 name = "x".join(map(str, shape))
@@ -76,12 +80,11 @@ def main() -> None:
                     if len(shape) == 4 and system.name not in ("torch.compile", "onnxruntime", "openvino"):
                         results[name]["systems"][system.name]["gmacs"] = system.ask(gmacs=shape)["gmacs"]
                 print(name, results[name])
-            peak = max(peak_before, sgemm_peak())
             versions = {system.name: system.about["versions"] for system in systems}
             for system in systems:
                 system.close()
         settings = {"depth": depth, "classes": classes, "align_corners": align_corners, "repeats": args.repeats}
-        record(f"inference_{case}", results, **settings, sgemm_peak_gmacs_per_s=round(peak, 1), systems=versions)
+        record(f"inference_{case}", results, **settings, systems=versions)
 
 
 if __name__ == "__main__":

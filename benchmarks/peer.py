@@ -213,7 +213,7 @@ def main():
                     probe = logits[::15, ::15]
                 else:
                     assert logits.shape == (len(x), int(classes), *x.shape[2:]), logits.shape
-                    probe = logits[0, :, ::61, ::67].flatten()[:4096]
+                    probe = logits[:, :, ::61, ::67]
                 answer(seconds=seconds, peak_mb=megabytes(), probe=probe.flatten().tolist())
                 del logits
 

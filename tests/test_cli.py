@@ -14,7 +14,7 @@ from conftest import Fixture
 from PIL import Image
 
 import upernet_zoo as uz
-from upernet_zoo import cli, memory, tables
+from upernet_zoo import cli, memory, segmenter, tables
 
 TINY = Fixture("upernet_r50_512x512_20k_voc12aug")
 
@@ -85,6 +85,15 @@ def test_predict_one_picture(tmp_path, capsys):
     assert (labels == TINY.labels("whole")).mean() >= 0.9999
     printed = capsys.readouterr().out
     assert "%" in printed and "chelsea_overlay.png" in printed
+
+
+def test_predict_without_the_fused_twin(tmp_path, monkeypatch):
+    arguments = ["predict", str(TINY.checkpoint), str(TINY.photo), "--out", str(tmp_path), "--device", "cpu"]
+    assert cli.main(arguments) == 0
+    expected = (tmp_path / f"{TINY.photo.stem}_labels.png").read_bytes()
+    monkeypatch.setattr(segmenter, "optimize_for_inference", lambda model: pytest.fail("fused all the same"))
+    assert cli.main([*arguments, "--no-optimize"]) == 0
+    assert (tmp_path / f"{TINY.photo.stem}_labels.png").read_bytes() == expected
 
 
 def test_predict_by_name_with_a_checkpoint_on_disk(small_index, tmp_path, capsys):

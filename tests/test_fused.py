@@ -1,6 +1,7 @@
 """The fused twin against mmsegmentation's tensors, the plain model, and torch's own convolution and resize in float64."""
 
 import gc
+import mmap
 import weakref
 
 import numpy as np
@@ -21,6 +22,7 @@ from upernet_zoo.models.fused import FusedUPerNet, optimize_for_inference
 SIZES = st.integers(1, 23)
 
 
+@torch.no_grad()
 def randomised(config, seed=0):
     """A model whose batch norms and classifiers matter; a fresh one would hide mistakes in them."""
     torch.manual_seed(seed)
@@ -34,6 +36,12 @@ def randomised(config, seed=0):
         elif isinstance(module, torch.nn.Conv2d) and module.bias is not None:
             module.weight.data.normal_(0, 0.5)
             module.bias.data.normal_(0, 0.1)
+    # Else one class has the largest logit nearly everywhere, whatever the picture, and labels would be equal for nothing.
+    logits = model.decode_head(model.backbone(torch.randn(1, config.in_channels, 64, 96)))
+    spread, mean = torch.std_mean(logits, (0, 2, 3))
+    classifier = model.decode_head.classifier
+    classifier.bias.data.sub_(mean).div_(spread)
+    classifier.weight.data.div_(spread[:, None, None, None])
     return model
 
 
@@ -268,7 +276,7 @@ def test_another_dtype_or_shape_is_refused():
 def test_what_is_kept_from_inference_mode_serves_outside_it(monkeypatch):
     monkeypatch.setattr(fused, "_WINOGRAD_CHANNELS", 1)
     twin, x = optimize_for_inference(randomised(small(18))), torch.randn(1, 3, 70, 96)
-    fused._Taps.cache_clear()
+    fused._kept_taps.cache_clear()
     fused._winograd_matrices.cache_clear()
     with torch.inference_mode():
         expected = twin(x)
@@ -279,7 +287,7 @@ def test_what_is_kept_from_inference_mode_serves_outside_it(monkeypatch):
 def test_global_defaults_change_nothing():
     twin, x = optimize_for_inference(randomised(small(18))), torch.randn(1, 3, 64, 96)
     expected = twin(x)
-    fused._Taps.cache_clear()
+    fused._kept_taps.cache_clear()
     torch.set_default_dtype(torch.float64)
     try:
         assert torch.equal(twin(x), expected)
@@ -296,6 +304,32 @@ def test_what_cannot_be_optimised_is_refused():
         model = UPerNet(small(18))
     with pytest.raises(ArgumentError, match="on the meta device and has no weights"):
         optimize_for_inference(model)
+    model = UPerNet(small(18))
+    model.decode_head.classifier = torch.nn.Conv2d(16, 11, 1)
+    with pytest.raises(ArgumentError, match=r"has 11 classes and the model's config 7. Replace it with model.reset_classifier"):
+        optimize_for_inference(model)
+
+
+def test_a_kernel_without_huge_pages(monkeypatch):
+    class Memory(mmap.mmap):
+        def madvise(self, advice):
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(fused.mmap, "mmap", Memory)
+    monkeypatch.setattr(fused, "_HUGE_PAGES_FROM", 1)
+    model = randomised(small(18))
+    compare(model, optimize_for_inference(model), torch.randn(1, 3, 64, 96))
+
+
+def test_large_resize_matrices_are_not_kept(monkeypatch):
+    twin, x = optimize_for_inference(randomised(small(18))), torch.randn(1, 3, 70, 90)
+    fused._kept_taps.cache_clear()
+    expected = twin(x)
+    kept = fused._kept_taps.cache_info().currsize
+    fused._kept_taps.cache_clear()
+    monkeypatch.setattr(fused, "_TAPS_KEPT", 500)
+    assert torch.equal(twin(x), expected)
+    assert 0 < fused._kept_taps.cache_info().currsize < kept
 
 
 def test_large_blocks_are_ordinary_tensors():

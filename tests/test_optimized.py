@@ -11,6 +11,7 @@ from conftest import NAMES, Fixture
 
 import upernet_zoo as uz
 from upernet_zoo import cli, optimized, segmenter
+from upernet_zoo.demo import folder, run, scenes
 from upernet_zoo.errors import ArgumentError
 from upernet_zoo.models import fused
 from upernet_zoo.models.fused import FusedUPerNet
@@ -123,6 +124,15 @@ def test_saves_and_reads_a_twin_of_any_model(tmp_path):
         optimized.read(tmp_path / "missing.safetensors")
     with pytest.raises(uz.UPerNetZooError, match=r"model\.safetensors: not a fused model of this version"):
         optimized.read(model.save_pretrained(tmp_path / "plain") / "model.safetensors")
+    with pytest.raises(uz.UPerNetZooError, match=r"twin\.safetensors: optimised for inference, .* with upernet_zoo.optimized.read"):
+        uz.load_checkpoint(tmp_path / "twin.safetensors")
+    with pytest.raises(ArgumentError, match="takes what optimize_for_inference returns, found UPerNet"):
+        optimized.save(model, tmp_path / "new.safetensors")
+    assert not (tmp_path / "new.safetensors").exists()
+    with pytest.raises(ArgumentError, match="is a folder. Give the name of a file in it"):
+        optimized.save(twin, tmp_path)
+    with pytest.raises(ArgumentError, match="takes a model's name, found UPerNet"):
+        optimized.load(model)
 
 
 def test_a_model_in_training_stays_so():
@@ -175,3 +185,25 @@ def test_plain_and_fused_segment_alike(converted, monkeypatch):
     assert isinstance(twin.model.decode_head.fpn_bottleneck, fused.WinogradConv3x3)
     assert (plain(photo).labels == twin(photo).labels).mean() >= 0.9999
     assert (plain.probabilities(photo) - twin.probabilities(photo)).abs().max() < 1e-5
+
+
+def test_alike_on_what_a_model_has_learnt(tmp_path, monkeypatch):
+    """The demo's model, which tells many classes apart: with Winograd, which its own width would not use, and by evaluate's numbers."""
+    monkeypatch.setattr(fused, "_WINOGRAD_CHANNELS", 1)
+    plain = run.load(cache_dir=tmp_path / "cache")
+    twin = uz.optimize_for_inference(plain)
+    for seed in range(3):
+        picture = scenes.draw(1_000_000 + seed)[0]
+        found, expected = (uz.Segmenter(model, optimize=o)(picture).labels for model, o in ((twin, None), (plain, False)))
+        assert (found == expected).mean() >= 0.9999 and len(np.unique(expected)) > 8
+        x = uz.preprocess.prepare(picture, plain.recipe)
+        with torch.inference_mode():
+            logits = plain(x)
+            assert (twin(x) - logits).abs().max() <= 5e-5 * logits.abs().max()
+    folder.write(tmp_path / "data", range(300_000, 300_002))
+    label_set = uz.labels.LabelSet("four", tuple(folder.MERGED))
+    plain.reset_classifier(label_set)
+    twin = uz.optimize_for_inference(plain)
+    runs = ((plain, False), (plain, True), (twin, False))
+    results = [uz.evaluate(model, "folder", tmp_path / "data", optimize=o, progress=False) for model, o in runs]
+    assert np.allclose(results[0].IoU, results[1].IoU, atol=1e-3) and results[1].IoU == results[2].IoU

@@ -1,5 +1,7 @@
 """Segmenter and Segmentation against mmsegmentation's label maps and softmax, and against the plain two resizes."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +199,33 @@ def test_what_cannot_fit_is_refused_before_it_starts(tiny, photo, monkeypatch):
     monkeypatch.setattr(memory, "available", lambda device: None)
     with pytest.raises(pytest.fail.Exception, match="the network ran"):
         whole(photo)
+
+
+MEASURE = """
+import sys, torch
+import upernet_zoo as uz
+from upernet_zoo.models import UPerNet
+from upernet_zoo.segmenter import network_bytes
+torch.set_num_threads(1)
+form, channels = sys.argv[1], int(sys.argv[2])
+model = UPerNet(uz.UPerNetConfig(18, 19, base_channels=8, stem_channels=8, channels=channels)).eval()
+network = uz.optimize_for_inference(model) if form == "fused" else model
+peak = lambda: next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+with torch.inference_mode():
+    network.decode_head(network.backbone(torch.randn(1, 3, 64, 64)))
+    x = torch.randn(1, 3, 768, 768)
+    open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+    before = peak()
+    network.decode_head(network.backbone(x))
+print((peak() - before) / network_bytes(network, 768 * 768))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures with Linux's /proc")
+@pytest.mark.parametrize(("form", "channels"), [("plain", 128), ("fused", 248), ("fused", 256)])
+def test_the_estimate_of_memory_is_near_what_is_taken(form, channels):
+    ran = subprocess.run([sys.executable, "-c", MEASURE, form, str(channels)], capture_output=True, text=True, check=True)
+    assert 0.5 < float(ran.stdout) < 1.5, ran.stdout
 
 
 def test_available_memory(tmp_path, monkeypatch):

@@ -67,6 +67,7 @@ PUBLISHED = {
     False: KeyTable(*_PUBLISHED, ("backbone.stem.0.", "backbone.conv1."), ("backbone.stem.1.", "backbone.bn1.")),
 }
 HEADER_KEY = "upernet_zoo"  # of the description in a safetensors file's header
+FORM_KEY = "form"  # in the origin of a fused twin (`optimized`), whose tensors are not those of a UPerNet
 _PREPROCESSOR = "data_preprocessor."
 # what else a training checkpoint holds, where its name does not say what it is
 _WORDS = {
@@ -181,6 +182,8 @@ def read(path: str | os.PathLike, *, ema: bool = False) -> Checkpoint:
     path = Path(path)
     if path.suffix == ".safetensors":
         content, description = read_safetensors(path)
+        if description is not None and FORM_KEY in description.origin:
+            raise CheckpointError(f"{path}: optimised for inference, so no checkpoint any more. Read it with upernet_zoo.optimized.read.")
     else:
         content, description = safe_load.read(path), None
     meta: Mapping[str, Any] = {}

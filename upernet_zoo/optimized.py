@@ -11,7 +11,7 @@ from torch import Tensor
 from . import checkpoint as checkpoints
 from . import index, sources
 from .checkpoint import Description
-from .errors import CacheError, CheckpointError, ConfigError, MissingFileError
+from .errors import ArgumentError, CacheError, CheckpointError, ConfigError, MissingFileError
 from .factory import create_model, model_entry
 from .hub import FOLDER_PREFIX, HUB_PREFIX
 from .models.fused import FusedUPerNet, optimize_for_inference
@@ -32,6 +32,8 @@ def load(ref: str, *, checkpoint: str | os.PathLike | None = None) -> FusedUPerN
     Raises:
         UPerNetZooError: as `create_model`.
     """
+    if not isinstance(ref, str):
+        raise ArgumentError(f"optimized.load takes a model's name, found {type(ref).__name__}.")
     if ref.startswith((HUB_PREFIX, FOLDER_PREFIX)):
         return optimize_for_inference(create_model(ref, checkpoint=checkpoint))
     entry = model_entry(ref)
@@ -76,10 +78,15 @@ def save(model: FusedUPerNet, path: str | os.PathLike) -> Path:
     """Write a fused model as one safetensors file, with its architecture, recipe and classes inside.
 
     Raises:
+        ArgumentError: a model that is not fused, or a folder in place of a file.
         CacheError: the file cannot be written.
     """
+    if not isinstance(model, FusedUPerNet):
+        raise ArgumentError(f"optimized.save takes what optimize_for_inference returns, found {type(model).__name__}.")
     path = Path(path).expanduser()
-    description = Description(model.config, model.recipe, model.label_set, {**model.origin, "form": _FORM})
+    if path.is_dir():
+        raise ArgumentError(f"{path} is a folder. Give the name of a file in it.")
+    description = Description(model.config, model.recipe, model.label_set, {**model.origin, checkpoints.FORM_KEY: _FORM})
     sources.write_atomically(path, lambda temporary: checkpoints.write_safetensors(temporary, description, model.state_dict()))
     return path
 
@@ -102,6 +109,6 @@ def read(path: str | os.PathLike) -> FusedUPerNet:
 def _read(path: Path) -> tuple[dict[str, Tensor], Description]:
     tensors, description = checkpoints.read_safetensors(path)
     origin = {} if description is None else dict(description.origin)
-    if origin.pop("form", None) != _FORM:
+    if origin.pop(checkpoints.FORM_KEY, None) != _FORM:
         raise CheckpointError(f"{path}: not a fused model of this version. Make it anew: optimize_for_inference, optimized.save.")
     return tensors, replace(description, origin=origin)

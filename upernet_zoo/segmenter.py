@@ -21,7 +21,7 @@ from .errors import ArgumentError, ConfigError
 from .factory import check_device, create_model
 from .labels import LabelSet
 from .models import UPerNet
-from .models.fused import FusedUPerNet, optimize_for_inference
+from .models.fused import DirectConv, FusedUPerNet, optimize_for_inference
 from .transfer import size_text
 
 if TYPE_CHECKING:
@@ -324,6 +324,8 @@ def _ready(model: Any, device: torch.device | str | None, optimize: bool | None,
     elif not isinstance(model, (UPerNet, FusedUPerNet)):
         raise ArgumentError(f"Segmenter: expected a UPerNet or a model's name, found {type(model).__name__}.")
     if device is not None:
+        if torch.device(device).type == "meta":
+            raise ArgumentError("Segmenter: device 'meta' holds no weights and computes nothing. Try 'cpu'.")
         model = model.to(device)
     if isinstance(model, FusedUPerNet):
         if optimize is False or amp:
@@ -341,6 +343,8 @@ def network_bytes(model: UPerNet | FusedUPerNet, pixels: int) -> int:
     if isinstance(model, FusedUPerNet):
         # input and features, and five maps at stride 8; what works in bands is the same for every size
         values = pixels * (config.in_channels + features + 5 * config.channels / 64) + 2**16 * config.channels
+        if isinstance(model.decode_head.fpn_bottleneck, DirectConv):  # torch's own convolution takes whole maps
+            values += pixels * 4 * config.channels / 16
     else:
         # at stride 4: the features; their maps, these resized, all of them concatenated and once more in the convolution's own layout
         head = features + 14 * config.channels / 16

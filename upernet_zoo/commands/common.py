@@ -68,12 +68,13 @@ def load_model(args: argparse.Namespace, *, fused: bool = False):
     import torch
 
     from .. import optimized
-    from ..factory import create_model, load_checkpoint
+    from ..factory import check_device, create_model, load_checkpoint
 
+    check_device(args.device)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     is_file = args.model.endswith((".pth", ".pt", ".safetensors")) or Path(args.model).expanduser().is_file()
     if is_file and args.checkpoint is None:
         return load_checkpoint(args.model, device=device)
-    if fused and device == "cpu" and not args.amp:
+    if fused and torch.device(device).type == "cpu" and not args.amp:
         return optimized.load(args.model, checkpoint=args.checkpoint)
     return create_model(args.model, checkpoint=args.checkpoint, device=device)

@@ -54,7 +54,7 @@ def _predict(args: argparse.Namespace) -> int:
     pictures = _pictures(args.pictures, Path(args.out))
     from ..segmenter import Segmenter, save_picture
 
-    segmenter = Segmenter(load_model(args, fused=True), **views(args))
+    segmenter = Segmenter(load_model(args, fused=args.optimize), optimize=None if args.optimize else False, **views(args))
     failed = []
     bar = tqdm(pictures, unit="picture", disable=len(pictures) == 1)
     for picture, target in bar:
@@ -89,6 +89,9 @@ def register(commands: Commands) -> None:
     sub.add_argument("pictures", nargs="+", help="picture files, or folders of them")
     sub.add_argument("--out", default="predictions", metavar="FOLDER", help="where to write (default: predictions)")
     add_views(sub)
+    sub.add_argument(
+        "--no-optimize", dest="optimize", action="store_false", help="run the plain modules, not their fused twin, on the CPU too"
+    )
     sub.add_argument("--alpha", type=float, default=0.5, help="opacity of the overlay, 0 to 1")
 
     sub = commands.add("demo", _demo, "segment a drawn street scene with the small demo model in the package; no network")

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from .. import index, sources, tables, visualize
 from ..errors import ArgumentError, CacheError, UPerNetZooError
 from ..models import UPerNet
+from ..models.fused import FusedUPerNet
 from ..models.upernet import require_labels_fit
 from ..segmenter import Segmenter, read_ahead, save_picture
 from .datasets import Sample, SegmentationDataset, open_dataset
@@ -163,7 +164,7 @@ def evaluate(
         root: the data set's folder, for a name.
         mode, crop, stride, scales, flip, batch_size, amp: as for `Segmenter`; by default the single-scale numbers' way. The published
             ms+flip numbers are of `scales=MULTI_SCALE, flip=True`.
-        optimize: run the fused twin, see `optimize_for_inference`; by default the plain model.
+        optimize: run the fused twin, see `optimize_for_inference`; by default the plain model, and a fused one that is passed as it is.
         device: as for `Segmenter`; for a name under `torchrun` by default the GPU of the process's local rank.
         limit: only so many pictures, the first by name.
         out: folder for the state, the results (`EvaluationResult.save`), and the worst pictures.
@@ -193,6 +194,7 @@ def evaluate(
     if isinstance(model, str):
         device = device or default_device()
     views = {"mode": mode, "crop": crop, "stride": stride, "scales": scales, "flip": flip, "batch_size": batch_size, "amp": amp}
+    optimize = optimize or isinstance(model, FusedUPerNet)
     segmenter = Segmenter(model, device=device, optimize=optimize, **views)
     model = segmenter.model
     if isinstance(dataset, str):
