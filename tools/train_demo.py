@@ -8,7 +8,9 @@ and results/demo_training.json. Scenes from 0 on are for training, 100,000 to 10
 
 The packaged file, and the numbers that are recorded of it, are from before `upernet_zoo.training` was: from this tool as it is in the
 history at 7aaa838 ("The demo model, trained on a nearer street"). That had the same model, scenes, optimizer and number of steps, a
-cosine schedule in place of poly, and crops at the scenes' own scale without distortion, of three the one with the rarest classes.
+cosine schedule in place of poly, and crops at the scenes' own scale without distortion, of three the one with the rarest classes. It
+reached a mIoU of 0.805 on the held-out scenes. This tool as it is now reaches 0.675 in as many steps (2026-11-23, with `--try`): what
+photographs are augmented by, half to double the scale and other colours, a drawn town has no use for. So the packaged file stays.
 """
 
 import argparse
