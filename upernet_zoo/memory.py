@@ -1,23 +1,69 @@
-"""How much memory there still is."""
+"""How much memory there still is, and what to say where it was not enough. torch is imported for a GPU alone."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from .errors import NotEnoughMemoryError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["available", "refused"]
 
 _OWN_CGROUPS, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+_STATUS = Path("/proc/self/status")
+_NOT_ALLOCATED = ("allocate memory", "out of memory", "not enough memory")  # what torch's many allocators say
 
 
-def available(device: torch.device) -> int | None:
-    """Bytes that this process can still take on a device; None where that cannot be known (not Linux, not CUDA)."""
-    if device.type == "cuda":
+def available(device: torch.device | None) -> int | None:
+    """Bytes that this process can still take on a device, or in main memory (None); None where that cannot be known.
+
+    Of main memory the least of: what the machine has, what the control groups around the process leave (containers, job schedulers),
+    and what its own limits leave (`ulimit -v`, `ulimit -d`). Known on Linux and on CUDA.
+    """
+    kind = "cpu" if device is None else device.type
+    if kind == "cuda":
+        import torch
+
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if device.type != "cpu":
+    if kind != "cpu":
         return None
-    found = [_machine(), *_containers()]
+    found = [_machine(), *_containers(), *_limits()]
     return min((free for free in found if free is not None), default=None)
+
+
+def ran_out_in_onnxruntime(error: Exception) -> bool:
+    """Whether an error of ONNX Runtime, whose errors have one class for everything, says that no memory was left."""
+    return any(words in str(error) for words in ("allocate memory", "bad_alloc"))
+
+
+@contextlib.contextmanager
+def refused(what: str) -> Iterator[None]:
+    """Turn an allocation that failed, of Python, NumPy or torch, into a NotEnoughMemoryError about `what`.
+
+    Raises:
+        NotEnoughMemoryError: with the way out.
+    """
+    try:
+        yield
+    except NotEnoughMemoryError:
+        raise
+    except (MemoryError, RuntimeError, OSError) as error:
+        text = str(error).lower()
+        system = isinstance(error, OSError) and error.errno == errno.ENOMEM
+        torchs = isinstance(error, RuntimeError) and any(words in text for words in _NOT_ALLOCATED)
+        if not (isinstance(error, MemoryError) or system or torchs):
+            raise
+        raise NotEnoughMemoryError(
+            f"{what}: the memory of this process ran out ({str(error).splitlines()[0] if text else 'MemoryError'}). Give it more "
+            "(ulimit -v, the container's or the job's limit), or take a smaller picture."
+        ) from None
 
 
 def _machine() -> int | None:
@@ -29,16 +75,32 @@ def _machine() -> int | None:
         return None
 
 
+def _limits() -> list[int]:
+    """What is left below each limit that was set for this process."""
+    try:
+        import resource
+
+        status = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
+        found = []
+        for limit, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+            most = resource.getrlimit(limit)[0]
+            if most != resource.RLIM_INFINITY:
+                found.append(max(0, most - int(status[name].split()[0]) * 1024))
+        return found
+    except (ImportError, OSError, ValueError, KeyError):  # not Linux
+        return []
+
+
 def _containers() -> list[int]:
-    """What is left below the limit of each control group around this process (containers, job schedulers), version 2 and 1."""
+    """What is left below the limit of each control group around this process, version 2 and 1."""
     try:
         groups = [line.split(":", 2) for line in _OWN_CGROUPS.read_text().splitlines()]
     except OSError:
         return []
     found = []
     for _, controllers, path in groups:
-        if controllers in ("", "memory"):
-            root = _CGROUPS / controllers
+        if not controllers or "memory" in controllers.split(","):
+            root = _CGROUPS / "memory" if controllers else _CGROUPS
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
             inner = root / path.lstrip("/")
             for folder in (inner, *inner.parents):

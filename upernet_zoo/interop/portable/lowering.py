@@ -1,0 +1,224 @@
+"""The opaque operators of `head` in ordinary ones of ONNX.
+
+Large maps go tile by tile through a `Loop`: transforms of a whole map would need more memory than the plain model, and resize matrices of
+whole rows would grow with the square of the picture's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .head import DOMAIN
+from .nodes import Nodes
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["lower"]
+
+# Winograd tiles, 4x4 pixels each, that are computed together, and in a row of them; a map of 128x128 pixels is one piece
+_TILES, _ACROSS = 256, 32
+
+
+def lower(model: onnx.ModelProto) -> None:
+    """Replace the operators, in place."""
+    weights = {weight.name: (weight.data_type, *weight.dims) for weight in model.graph.initializer}
+    lowered = []
+    for node in model.graph.node:
+        if node.domain != DOMAIN:
+            lowered.append(node)
+            continue
+        nodes = Nodes(node.name or node.output[0], weights)
+        attributes = {attribute.name: attribute.i for attribute in node.attribute}
+        result = _LOWERED[node.op_type](nodes, node.input, **attributes)
+        for made in nodes.made:
+            made.output[:] = [node.output[0] if name == result else name for name in made.output]
+        lowered += nodes.made
+    del model.graph.node[:]
+    model.graph.node.extend(lowered)
+    kept = [opset for opset in model.opset_import if opset.domain != DOMAIN]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
+def _lower_winograd(nodes: Nodes, inputs: Sequence[str]) -> str:
+    x, weight, bias, before, after = inputs
+
+    def convolve(inner: Nodes, piece: _Piece) -> str:
+        return inner.add("Add", _winograd(inner, piece.surrounded(inner, x), piece, (weight, before, after)), bias)
+
+    return _in_pieces(nodes, x, convolve, across=False)
+
+
+def _lower_fuse(nodes: Nodes, inputs: Sequence[str], align_corners: int, maps: int) -> str:
+    x, weight, bias, before, after, *rest = inputs
+    classifier, rest = rest[: len(rest) - 4 * maps], rest[len(rest) - 4 * maps :]
+
+    def fuse(inner: Nodes, piece: _Piece) -> str:
+        own = _winograd(inner, piece.surrounded(inner, x), piece, (weight, before, after))
+        out = inner.add("Relu", inner.add("Add", own, _resized_sum(inner, rest[:maps], rest[maps:], piece, align_corners, bias)))
+        return inner.add("Add", inner.add("MatMul", out, classifier[0]), classifier[1]) if classifier else out
+
+    return _in_pieces(nodes, x, fuse, across=True)
+
+
+def _lower_resized_sum(nodes: Nodes, inputs: Sequence[str], align_corners: int) -> str:
+    like, *rest = inputs
+    maps = len(rest) // 4
+    height, width = (nodes.size(like, axis) for axis in (1, 2))
+    zero = nodes.ints(0)
+    whole = _Piece(zero, zero, height, width, height, width, nodes.size(like, 0))
+    return _resized_sum(nodes, rest[:maps], rest[maps:], whole, align_corners)
+
+
+_LOWERED: dict[str, Callable[..., str]] = {"Winograd": _lower_winograd, "Fuse": _lower_fuse, "ResizedSum": _lower_resized_sum}
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Rows `top` to `top + rows` of a map (N, height, width, C), and the columns likewise; names of (1,) int64."""
+
+    top: str
+    left: str
+    rows: str
+    columns: str
+    height: str
+    width: str
+    count: str
+
+    def surrounded(self, nodes: Nodes, x: str) -> str:
+        """The piece of x and a pixel around it, zeros beyond the map."""
+        starts, ends, before, after = [], [], [], []
+        for first, length, side in ((self.top, self.rows, self.height), (self.left, self.columns, self.width)):
+            low = nodes.add("Sub", first, nodes.ints(1))
+            high = nodes.add("Add", nodes.add("Add", first, length), nodes.ints(1))
+            starts.append(nodes.add("Max", low, nodes.ints(0)))
+            ends.append(nodes.add("Min", high, side))
+            before.append(nodes.add("Sub", starts[-1], low))
+            after.append(nodes.add("Sub", high, ends[-1]))
+        cut = nodes.add("Slice", x, nodes.joined(*starts), nodes.joined(*ends), nodes.ints(1, 2))
+        zero = nodes.ints(0)
+        return nodes.add("Pad", cut, nodes.joined(zero, *before, zero, zero, *after, zero))
+
+
+def _in_pieces(nodes: Nodes, x: str, compute: Callable[[Nodes, _Piece], str], across: bool) -> str:
+    """A map like x (N, H, W, *), piece by piece. Sides of pieces are multiples of 4, nearly equal.
+
+    Args:
+        nodes: where it is written down.
+        x: the map.
+        compute: gives (N, rows, columns, *) of a piece, also beyond the map.
+        across: whether pieces are cut across their width too.
+    """
+    count, height, width = (nodes.size(x, axis) for axis in range(3))
+    four, one, zero = nodes.ints(4), nodes.ints(1), nodes.ints(0)
+
+    def cut(side: str, most: str) -> tuple[str, str]:
+        """How many pieces of at most so many tiles, and of how many pixels."""
+        tiles = nodes.ceil_div(side, four)
+        length = nodes.ceil_div(tiles, nodes.ceil_div(tiles, most))
+        return nodes.ceil_div(tiles, length), nodes.add("Mul", length, four)
+
+    beside, columns = cut(width, nodes.ints(_ACROSS)) if across else (one, nodes.add("Mul", nodes.ceil_div(width, four), four))
+    tiles = nodes.add("Div", nodes.add("Mul", count, columns), four)  # of a row of tiles
+    below, rows = cut(height, nodes.add("Max", nodes.add("Div", nodes.ints(_TILES), tiles), one))
+
+    def body(inner: Nodes, index: str) -> str:
+        row = inner.add("Div", index, beside)
+        column = inner.add("Sub", index, inner.add("Mul", row, beside))
+        piece = _Piece(inner.add("Mul", row, rows), inner.add("Mul", column, columns), rows, columns, height, width, count)
+        return compute(inner, piece)
+
+    out = nodes.loop(nodes.add("Mul", below, beside), body, rank=4)
+    out = nodes.reshaped(out, below, beside, count, rows, columns, nodes.ints(-1))
+    out = nodes.add("Transpose", out, perm=[2, 0, 3, 1, 4, 5])
+    out = nodes.reshaped(out, count, nodes.add("Mul", below, rows), nodes.add("Mul", beside, columns), nodes.ints(-1))
+    return nodes.add("Slice", out, nodes.joined(zero, zero), nodes.joined(height, width), nodes.ints(1, 2))
+
+
+def _winograd(nodes: Nodes, x: str, piece: _Piece, tensors: Sequence[str]) -> str:
+    """`head.Winograd` of a piece with a pixel around it, (N, rows + 2, columns + 2, C) -> (N, rows, columns, C'); no bias."""
+    weight, before, after = tensors
+    channels, out_channels = nodes.channels(weight, 1), nodes.ints(nodes.channels(weight))
+    four, all_left = nodes.ints(4), nodes.ints(36, -1)
+    axes, steps = nodes.ints(1, 2), nodes.ints(4, 4)
+    sides = nodes.joined(piece.rows, piece.columns)
+    new = nodes.ints(0)
+    places = []
+    for i in range(6):
+        for j in range(6):
+            ends = nodes.add("Add", sides, nodes.ints(i - 3, j - 3))
+            places.append(nodes.add("Unsqueeze", nodes.add("Slice", x, nodes.ints(i, j), ends, axes, steps), new))
+    tiles = nodes.add("MatMul", before, nodes.add("Reshape", nodes.add("Concat", *places, axis=0), all_left))
+    products = nodes.add("MatMul", nodes.add("Reshape", tiles, nodes.ints(36, -1, channels)), weight)
+    out = nodes.add("MatMul", after, nodes.add("Reshape", products, all_left))
+    down, across = (nodes.add("Div", side, four) for side in (piece.rows, piece.columns))
+    out = nodes.reshaped(out, four, four, piece.count, down, across, out_channels)
+    out = nodes.add("Transpose", out, perm=[2, 3, 0, 4, 1, 5])
+    return nodes.reshaped(out, piece.count, piece.rows, piece.columns, out_channels)
+
+
+def _resized_sum(
+    nodes: Nodes, maps: Sequence[str], weights: Sequence[str], piece: _Piece, align_corners: int, bias: str | None = None
+) -> str:
+    """`head.ResizedSum` of a piece, and a bias (C,): (N, rows, columns, C). `weights` has three for each map."""
+    rows, down = [], []
+    columns, count, second = piece.columns, piece.count, nodes.ints(2)
+    for i, x in enumerate(maps):
+        parts = weights[3 * i : 3 * i + 3]
+        channels = nodes.ints(nodes.channels(parts[0]) // 3)
+        top, height, matrix = _span(nodes, nodes.size(x, 1), piece.top, piece.rows, piece.height, align_corners)
+        down.append(nodes.cast(matrix, nodes.kind(parts[0])))
+        left, width, across = _span(nodes, nodes.size(x, 2), piece.left, columns, piece.width, align_corners)
+        low, sides = nodes.joined(top, left), nodes.joined(height, width)
+        x = nodes.add("Slice", x, low, nodes.add("Add", low, sides), nodes.ints(1, 2))
+        shape = nodes.joined(count, height, nodes.add("Mul", width, nodes.ints(3)), channels)
+        products = [
+            nodes.add("MatMul", nodes.cast(across, nodes.kind(parts[0])), nodes.add("Reshape", nodes.add("MatMul", x, part), shape))
+            for part in parts
+        ]
+        resized = nodes.add("Concat", *(nodes.add("Unsqueeze", product, second) for product in products), axis=2)
+        rows.append(nodes.reshaped(resized, count, nodes.add("Mul", height, nodes.ints(3)), nodes.add("Mul", columns, channels)))
+    if bias is not None:  # a row of it, which is added to every row
+        row = nodes.add("Expand", bias, nodes.joined(count, nodes.ints(1), columns, channels))
+        rows.append(nodes.reshaped(row, count, nodes.ints(1), nodes.ints(-1)))
+        down.append(nodes.add("Expand", nodes.floats(1.0), nodes.joined(piece.rows, nodes.ints(1))))
+    out = nodes.add("MatMul", nodes.add("Concat", *down, axis=1), nodes.add("Concat", *rows, axis=1))
+    return nodes.reshaped(out, count, piece.rows, columns, channels)
+
+
+def _span(nodes: Nodes, size: str, first: str, length: str, out_size: str, align_corners: int) -> tuple[str, str, str]:
+    """What pixels `first` to `first + length` of an axis of `out_size` need of an axis of `size`.
+
+    Returns:
+        The first input pixel, how many there are, and of these the matrix of `head.resize_taps`, (length, 3 * how many).
+    """
+    one, nothing, step = nodes.floats(1.0), nodes.floats(0.0), nodes.add("Constant", value_int=1)
+    real_size, real_out = nodes.real(size), nodes.real(out_size)
+    last, out_last = nodes.add("Sub", real_size, one), nodes.add("Sub", real_out, one)
+    ratio = nodes.add("Div", last, nodes.add("Max", out_last, one)) if align_corners else nodes.add("Div", real_size, real_out)
+    # of whole numbers: where the size is fixed, ONNX's shape inference takes cast ones for whole ones, and refuses the mixture
+    place = nodes.real(nodes.add("Range", nodes.scalar(first), nodes.scalar(nodes.add("Add", first, length)), step))
+    place = nodes.add("Add", nodes.add("Unsqueeze", place, nodes.ints(1)), nodes.floats(-1.0, 0.0, 1.0))
+
+    def source(i: str) -> str:
+        if align_corners:
+            at = nodes.add("Mul", i, ratio)
+        else:
+            half = nodes.floats(0.5)
+            at = nodes.add("Sub", nodes.add("Mul", nodes.add("Add", i, half), ratio), half)
+        return nodes.add("Min", nodes.add("Max", at, nothing), last)
+
+    reach = nodes.add("Mul", nodes.real(nodes.add("Add", length, nodes.ints(1))), ratio)
+    count = nodes.add("Min", nodes.add("Add", nodes.whole(nodes.add("Ceil", reach)), nodes.ints(3)), size)
+    low = nodes.whole(nodes.add("Floor", source(nodes.add("Sub", nodes.real(first), one))))
+    low = nodes.add("Min", low, nodes.add("Sub", size, count))
+    inputs = nodes.real(nodes.add("Range", nodes.scalar(low), nodes.scalar(nodes.add("Add", low, count)), step))
+    inputs = nodes.add("Reshape", inputs, nodes.ints(1, -1, 1))
+    distance = nodes.add("Abs", nodes.add("Sub", nodes.add("Unsqueeze", source(place), nodes.ints(1)), inputs))
+    matrix = nodes.add("Relu", nodes.add("Sub", one, distance))
+    inside = nodes.add("And", nodes.add("GreaterOrEqual", place, nothing), nodes.add("LessOrEqual", place, out_last))
+    matrix = nodes.add("Mul", matrix, nodes.add("Unsqueeze", nodes.real(inside), nodes.ints(1)))
+    return low, count, nodes.reshaped(matrix, length, nodes.ints(-1))
