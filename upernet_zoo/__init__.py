@@ -6,51 +6,66 @@ Names are loaded when they are first used: importing the package imports no torc
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import UPerNetZooError
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import bridges, convert, evaluation, export, index, labels, optimized, preprocess, training
-    from .config import Recipe, UPerNetConfig
+    from . import errors, evaluation, images, index, interop, labels, optimized, runtime, training
+    from .config import AuxiliaryConfig, BackboneConfig, NeckConfig, Recipe, UPerNetConfig
     from .evaluation import evaluate
     from .factory import create_backbone, create_model, load_checkpoint
     from .index import ModelEntry, list_models, model_info
-    from .models import UPerNet
-    from .models.fused import optimize_for_inference
-    from .segmenter import Segmentation, Segmenter
+    from .models.backbones._base import Backbone
+    from .models.backbones.resnet import ResNetConfig
+    from .models.fused.model import optimize_for_inference
+    from .models.necks import Neck
+    from .models.upernet import UPerNet
+    from .raster import segment_raster
+    from .registry import register_backbone, register_neck
+    from .segmentation import Segmentation
+    from .segmenter import Segmenter
 
 # public name -> module that has it; None for a module that is public as a whole
 _NAMES = {
+    "AuxiliaryConfig": "config",
+    "Backbone": "models.backbones._base",
+    "BackboneConfig": "config",
     "ModelEntry": "index",
+    "Neck": "models.necks",
+    "NeckConfig": "config",
     "Recipe": "config",
-    "Segmentation": "segmenter",
+    "ResNetConfig": "models.backbones.resnet",
+    "Segmentation": "segmentation",
     "Segmenter": "segmenter",
-    "UPerNet": "models",
+    "UPerNet": "models.upernet",
     "UPerNetConfig": "config",
-    "bridges": None,
-    "convert": None,
     "create_backbone": "factory",
     "create_model": "factory",
+    "errors": None,
     "evaluate": "evaluation",
     "evaluation": None,
-    "export": None,
+    "images": None,
     "index": None,
+    "interop": None,
     "labels": None,
     "list_models": "index",
     "load_checkpoint": "factory",
     "model_info": "index",
-    "optimize_for_inference": "models.fused",
+    "optimize_for_inference": "models.fused.model",
     "optimized": None,
-    "preprocess": None,
+    "register_backbone": "registry",
+    "register_neck": "registry",
+    "runtime": None,
+    "segment_raster": "raster",
     "training": None,
 }
 
 __all__ = ["UPerNetZooError", "__version__", *_NAMES]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f".{_NAMES[name] or name}", __name__)

@@ -1,4 +1,4 @@
-"""A new home for checkpoints: a folder that any web server can serve, or a repository on the Hugging Face Hub for each model.
+"""A mirror of checkpoints: a folder that any web server can serve, or a repository on the Hugging Face Hub for each model.
 
 A folder gets the original files under their plain names, and works as a mirror (`UPERNET_ZOO_MIRRORS`) at once, before and after it
 is served. A repository `ORG/NAME` gets the original file beside `config.json`, `model.safetensors` and a card, in one commit: it is a
@@ -15,10 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import hub, sources, transfer
+from . import files
 from .errors import ArgumentError, ConfigError, IntegrityError, ModelNotFoundError
 from .factory import load_entry
+from .hub import client, folder
 from .index import ModelEntry
+from .reference import HUB_PREFIX, Repository
+from .weights import cache, sources
+from .wording import worded
+
+__all__ = ["Mirrored", "mirror"]
 
 
 @dataclass(frozen=True)
@@ -57,53 +63,60 @@ def mirror(
         entry: the model.
         target: a folder, made if it is missing; or "hf-hub:ORG".
         dry_run: only say what would be done. A folder is read; the Hub is asked.
-        private: of new repositories; None: as the organisation's default.
+        private: of new repositories; None: as the organization's default.
         token: of the Hub, one that may write; None: `HF_TOKEN` or that of `hf auth login`.
-        mirrors, cache_dir, progress: as for `sources.fetch`.
+        mirrors: further places to look for the file: URLs or folders.
+        cache_dir: in place of `UPERNET_ZOO_CACHE` and `~/.cache/upernet_zoo`.
+        progress: show a progress bar while downloading.
 
     Raises:
         UPerNetZooError: as `sources.fetch`, `factory.create_model` and `hub.push_to_hub`.
     """
     options = dict(mirrors=mirrors, cache_dir=cache_dir, progress=progress)
-    if str(target).startswith(hub.HUB_PREFIX):
-        organisation = str(target).removeprefix(hub.HUB_PREFIX)
-        if not organisation or "/" in organisation or "@" in organisation:
-            raise ArgumentError(f"{target}: expected a folder, or {hub.HUB_PREFIX}ORGANISATION alone; a repository is made for each model.")
-        return _to_hub(entry, hub.Repository(f"{organisation}/{entry.name}"), dry_run, private, token, options)
-    return _to_folder(entry, Path(target).expanduser(), dry_run, options)
+    if str(target).startswith(HUB_PREFIX):
+        organization = str(target).removeprefix(HUB_PREFIX)
+        if not organization or "/" in organization or "@" in organization:
+            raise ArgumentError(f"{target}: expected a folder, or {HUB_PREFIX}ORGANIZATION alone; a repository is made for each model.")
+        return _to_hub(entry, Repository(f"{organization}/{entry.name}"), dry_run, private, token, options)
+    return _to_folder(entry, files.expanded(target), dry_run, options)
 
 
 def _source(entry: ModelEntry, options: dict) -> str:
     """The first place that has the file, or may have it."""
     plan = sources.plan(entry, mirrors=options["mirrors"], cache_dir=options["cache_dir"])
-    return next((str(source) for source in plan if source.state.startswith(("verified", "there", "not asked"))), "-")
+    return next((str(source) for source in plan if source.may_have_it), "-")
 
 
 def _to_folder(entry: ModelEntry, folder: Path, dry_run: bool, options: dict) -> Mirrored:
     path = folder / entry.file_name
-    expected = sources.expected_digest(entry, cache_dir=options["cache_dir"])
+    expected = cache.expected_digest(entry, cache_dir=options["cache_dir"])
     wrong = None
     if path.exists():
-        digest, size = sources.file_digest(path)
+        with files.write_errors(path):
+            digest, size = files.file_digest(path)
         if digest.startswith(expected):
             return Mirrored(entry.name, str(path), "there already", "-", size)
-        wrong = path.with_name(f"{path.name}.bad-{digest[:8]}")
+        wrong = cache.aside_path(path, digest)
     if dry_run:
         return Mirrored(entry.name, str(path), "would be copied", _source(entry, options), None)
     found = sources.fetch(entry, **options)
 
     def write(temporary: Path) -> None:
-        if transfer.copy(found.path, temporary)[0] != found.sha256:
-            raise IntegrityError(f"{entry.name}: {found.path} changed while it was copied. Run upernet-zoo verify --deep, and try again.")
+        if files.copy(found.path, temporary)[0] != found.sha256:
+            raise IntegrityError(
+                f"{entry.name}: {found.path} changed while it was copied. "
+                f"{worded('Try again', 'Run upernet-zoo verify --deep, and try again')}."
+            )
 
     if wrong is not None:
-        os.replace(path, wrong)
-    sources.write_atomically(path, write)
+        with files.write_errors(path):
+            path.replace(wrong)
+    files.write_atomically(path, write)
     return Mirrored(entry.name, str(path), "copied", found.source, found.size)
 
 
 def _to_hub(
-    entry: ModelEntry, repository: hub.Repository, dry_run: bool, private: bool | None, token: str | bool | None, options: dict
+    entry: ModelEntry, repository: Repository, dry_run: bool, private: bool | None, token: str | bool | None, options: dict
 ) -> Mirrored:
     size = _size_in(repository, entry, token, options)
     if size is not None:
@@ -112,7 +125,7 @@ def _to_hub(
         return Mirrored(entry.name, str(repository), "would be uploaded", _source(entry, options), None)
     found = sources.fetch(entry, **options)
     model = load_entry(entry, **options)
-    hub.push_to_hub(
+    client.push_to_hub(
         model,
         repository.id,
         private=private,
@@ -123,24 +136,24 @@ def _to_hub(
     return Mirrored(entry.name, str(repository), "uploaded", found.source, found.size)
 
 
-def _size_in(repository: hub.Repository, entry: ModelEntry, token: str | bool | None, options: dict) -> int | None:
+def _size_in(repository: Repository, entry: ModelEntry, token: str | bool | None, options: dict) -> int | None:
     """Size of the original file in a repository that is complete and right; None if it is not.
 
     Right: the Hub's digest of the original is the expected one, `config.json` names it as its origin, and has the Hub's digest of
     `model.safetensors`.
     """
     try:
-        commit, files = hub.list_files(repository, token=token)
+        commit, files = client.list_files(repository, token=token)
     except ModelNotFoundError:
         return None
-    original, weights = files.get(entry.file_name), files.get(hub.WEIGHTS_NAME)
-    if original is None or weights is None or hub.CONFIG_NAME not in files or hub.CARD_NAME not in files:
+    original, weights = files.get(entry.file_name), files.get(folder.WEIGHTS_NAME)
+    if original is None or weights is None or folder.CONFIG_NAME not in files or folder.CARD_NAME not in files:
         return None
-    expected = sources.expected_digest(entry, cache_dir=options["cache_dir"])
+    expected = cache.expected_digest(entry, cache_dir=options["cache_dir"])
     if original.sha256 is None or not original.sha256.startswith(expected):
         return None
     try:
-        config = hub.read_remote_config(repository, commit, token=token)
+        config = client.read_remote_config(repository, commit, token=token)
     except ConfigError:
         return None
     origin = config.get("origin") if isinstance(config, dict) else None

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import io
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from .. import labels, sources
+from .. import files, labels
 from . import scenes
+
+__all__ = ["CITYSCAPES", "MERGED", "write"]
 
 CITYSCAPES = labels.get("cityscapes").classes
 
-# four classes in place of nineteen: what one stands on, what stands, what moves, and the sky
+# four classes in place of nineteen: what one walks on, what is upright, what moves, and the sky
 MERGED: Mapping[str, Sequence[str]] = {
     "ground": ("road", "sidewalk", "terrain"),
     "upright": ("building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),
@@ -33,7 +35,7 @@ def write(folder: Path, seeds: Iterable[int], classes: Mapping[str, Sequence[str
         size: (height, width) in pixels.
 
     Raises:
-        CacheError: the folder cannot be written.
+        WriteError: the folder cannot be written.
     """
     merged = {name: id for id, names in enumerate(classes.values()) for name in names}
     ids = np.array([merged[name] for name in CITYSCAPES], np.uint8)
@@ -42,6 +44,8 @@ def write(folder: Path, seeds: Iterable[int], classes: Mapping[str, Sequence[str
         if not all(path.exists() for path in paths):
             image, target = scenes.draw(seed, size)
             for path, array in zip(paths, (image, ids[target])):
-                content = io.BytesIO()
-                Image.fromarray(array).save(content, format="png", compress_level=1)
-                sources.write_atomically(path, lambda temporary, content=content: temporary.write_bytes(content.getbuffer()))
+                files.write_atomically(path, functools.partial(_write_png, array))
+
+
+def _write_png(array: np.ndarray, path: Path) -> None:
+    Image.fromarray(array).save(path, format="png", compress_level=1)

@@ -1,9 +1,9 @@
-"""mIoU, mAcc and aAcc from one confusion matrix, as mmsegmentation 0.30 (`core/evaluation/metrics.py`) computes them."""
+"""IoU, accuracy, Dice, precision and recall from one confusion matrix, as mmsegmentation (`evaluation/metrics/iou_metric.py`) has them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,24 +12,38 @@ from ..errors import ArgumentError
 if TYPE_CHECKING:
     import numpy as np
 
+__all__ = ["MEANS", "MetricsResult", "SegmentationMetrics"]
+
+
+# what is measured for each class, and its mean; `MetricsResult` has both
+MEANS = {"IoU": "mIoU", "Acc": "mAcc", "Dice": "mDice", "Precision": "mPrecision", "Recall": "mRecall"}
+
 
 @dataclass(frozen=True)
 class MetricsResult:
-    """What was measured, as fractions from 0 to 1; NaN where there is nothing to divide by.
+    """What was measured, as fractions from 0 to 1; NaN where there is nothing to divide by; what is printed is in percent.
 
     Args:
-        mIoU: mean of `IoU` over the classes that have one.
-        mAcc: mean of `Acc` over the classes that have one.
-        aAcc: labelled pixels that were predicted rightly.
-        IoU: for each class, intersection over union; NaN if the class was neither labelled nor predicted.
-        Acc: for each class, share of its labelled pixels that were predicted rightly; NaN if none was labelled.
+        mIoU, mAcc, mDice, mPrecision, mRecall: mean of `IoU`, `Acc`, ... over the classes that have one.
+        aAcc: labeled pixels that were predicted rightly.
+        IoU: for each class, intersection over union; NaN if the class was neither labeled nor predicted.
+        Acc: for each class, share of its labeled pixels that were predicted rightly; NaN if none was labeled.
+        Dice: for each class, twice the intersection over the sum of labeled and predicted pixels, which is the F1 score; NaN as `IoU`.
+        Precision: for each class, share of the pixels predicted so that are labeled so; NaN if none was predicted.
+        Recall: the same as `Acc`, by the name that goes with precision.
     """
 
     mIoU: float
     mAcc: float
     aAcc: float
+    mDice: float
+    mPrecision: float
+    mRecall: float
     IoU: tuple[float, ...]
     Acc: tuple[float, ...]
+    Dice: tuple[float, ...]
+    Precision: tuple[float, ...]
+    Recall: tuple[float, ...]
 
 
 class SegmentationMetrics:
@@ -46,12 +60,12 @@ class SegmentationMetrics:
         ArgumentError: `num_classes` is not a whole number above zero.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = 255):
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
             raise ArgumentError(f"SegmentationMetrics: num_classes must be a whole number above zero, found {num_classes!r}.")
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device="cpu")
 
     def update(self, prediction: torch.Tensor | np.ndarray, target: torch.Tensor | np.ndarray) -> None:
         """Count the pixels of one picture or of a batch.
@@ -96,20 +110,22 @@ class SegmentationMetrics:
     def result(self) -> MetricsResult:
         """The metrics over all that was counted, in float64."""
         confusion = self.confusion.cpu()
-        right, labelled, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-        iou = right.double() / (labelled + predicted - right)  # 0 / 0 is NaN, as in the original
-        acc = right.double() / labelled
-        return MetricsResult(
-            mIoU=iou.nanmean().item(),
-            mAcc=acc.nanmean().item(),
-            aAcc=(right.sum().double() / labelled.sum()).item(),
-            IoU=tuple(iou.tolist()),
-            Acc=tuple(acc.tolist()),
-        )
+        right, labeled, predicted = confusion.diagonal().double(), confusion.sum(1), confusion.sum(0)
+        recall = right / labeled  # 0 / 0 is NaN, as in the original
+        classes = {
+            "IoU": right / (labeled + predicted - confusion.diagonal()),
+            "Acc": recall,
+            "Dice": 2 * right / (labeled + predicted),
+            "Precision": right / predicted,
+            "Recall": recall,
+        }
+        numbers: dict[str, Any] = {MEANS[name]: values.nanmean().item() for name, values in classes.items()}
+        numbers |= {name: tuple(values.tolist()) for name, values in classes.items()}
+        return MetricsResult(aAcc=(confusion.diagonal().sum().double() / labeled.sum()).item(), **numbers)
 
     def _integers(self, name: str, ids: torch.Tensor | np.ndarray) -> torch.Tensor:
         try:
-            ids = torch.as_tensor(ids)
+            ids = ids if isinstance(ids, torch.Tensor) else torch.as_tensor(ids, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise ArgumentError(f"SegmentationMetrics: {name} must be an array of train ids: {error}.") from None
         if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:

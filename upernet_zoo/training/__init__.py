@@ -1,4 +1,4 @@
-"""Fine-tuning: labelled pictures and a pretrained model in, a model of your own classes out."""
+"""Fine-tuning: labeled pictures and a pretrained model in, a model of your own classes out."""
 
 from .data import Survey, open_splits, survey
 from .loop import TrainingResult, train

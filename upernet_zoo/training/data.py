@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
-from .. import tables
+from .. import label_files, tables
+from .. import progress as bars
 from ..config import Recipe
 from ..errors import ArgumentError, MissingFileError, UPerNetZooError
 from ..evaluation import SegmentationDataset, open_dataset
-from ..labels import LabelSet
+from ..files import expanded
+from ..label_files import read_classes
+from ..labels import DATASET_IDS, LabelSet
 from .augment import augment
 from .settings import TrainingSettings
+
+__all__ = ["CLASSES_NAME", "Crops", "Survey", "batches", "open_splits", "picture_of", "require_classes", "survey", "survey_table"]
 
 CLASSES_NAME = "classes.txt"
 _HELD_OUT = 5  # of a folder without splits, every fifth picture
 _SHOWN = 10  # files in a message
 
 
-def open_splits(name: str, root: str | os.PathLike, label_set: LabelSet | None = None) -> tuple[SegmentationDataset, SegmentationDataset]:
+def open_splits(
+    name: str, root: str | os.PathLike, label_set: LabelSet | None = None, *, ids: str | None = None
+) -> tuple[SegmentationDataset, SegmentationDataset]:
     """The pictures to train on and those to measure by.
 
     Args:
@@ -35,45 +40,27 @@ def open_splits(name: str, root: str | os.PathLike, label_set: LabelSet | None =
             `masks/` alone, of which every fifth picture, by name, is for measuring.
         root: the data set's folder.
         label_set: what the labels mean; by default the data set's own. That of a "folder" is in `classes.txt`: the name of a class in
-            each line, of id 0, 1, ... (an id of 255 means no label).
+            each line, of id 0, 1, ... (an id of 255 means no label), or an id and a name; or in `classes.json` or `classes.yaml`, see
+            `label_files`.
+        ids: what the masks' ids are, "dataset" or "train", as for `evaluation.open_dataset`; the same in both splits.
 
     Raises:
-        ArgumentError: a "folder" without class names, or with fewer than two pictures.
+        ArgumentError: a "folder" without class names, or with fewer than two pictures; ids that can be read in two ways.
         UPerNetZooError: what `open_dataset` raises.
     """
-    root = Path(root).expanduser()
+    root = expanded(root)
     if name == "folder" and label_set is None:
-        label_set = read_classes(root / CLASSES_NAME)
+        label_set, ids = read_classes(label_files.find(root) or root / CLASSES_NAME), ids or DATASET_IDS
     if name != "folder" or (root / "train").is_dir():
-        return open_dataset(name, root, label_set, split="train"), open_dataset(name, root, label_set, split="val")
-    whole = open_dataset(name, root, label_set)
-    held_out = set(range(_HELD_OUT - 1, len(whole), _HELD_OUT)) or {len(whole) - 1}
+        training, validation = (open_dataset(name, root, label_set, split=split, ids=ids) for split in ("train", "val"))
+        ids = training.joined(validation).ids
+        return training.read_as(ids), validation.read_as(ids)
+    whole = open_dataset(name, root, label_set, ids=ids)
+    whole = whole.read_as(whole.ids)  # decided by all pictures, before they are shared out
     if len(whole) < 2:
         raise ArgumentError(f"{root}: one picture cannot be both trained on and measured by. Add more to images/ and masks/.")
+    held_out = set(range(_HELD_OUT - 1, len(whole), _HELD_OUT)) or {len(whole) - 1}
     return whole.subset([i for i in range(len(whole)) if i not in held_out]), whole.subset(sorted(held_out))
-
-
-def read_classes(path: Path) -> LabelSet:
-    """The label set of a file with the name of a class in each line.
-
-    Raises:
-        ArgumentError: no such file, no text, or a name twice.
-        ConfigError: no class in it.
-    """
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        raise ArgumentError(
-            f"{path}: not there, and without it the masks' ids have no names. Write the name of a class in each line, for id 0, 1, ...; or "
-            "pass a label set (on the command line --classes NAME,NAME,...)."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"{path}: cannot be read as UTF-8 text ({error}). Write the name of a class in each line.") from None
-    while names and not names[-1]:
-        names.pop()
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ArgumentError(f"{path}: {', '.join(twice[:_SHOWN])} more than once. Give each class a name of its own.")
-    return LabelSet(name=path.absolute().parent.name or "folder", classes=tuple(names))
 
 
 @dataclass(frozen=True)
@@ -81,7 +68,7 @@ class Survey:
     """What a split holds.
 
     Args:
-        pixels: labelled pixels of each class.
+        pixels: labeled pixels of each class.
         pictures: pictures in which each class occurs.
         of: pictures in all.
     """
@@ -98,7 +85,7 @@ def survey(dataset: SegmentationDataset, what: str = "pictures", progress: bool 
         what: a word for the split, for messages and the progress bar.
 
     Raises:
-        ArgumentError: masks with ids that the label set does not have, or of which nothing is labelled; no pictures.
+        ArgumentError: masks with ids that the label set does not have, or of which nothing is labeled; no pictures.
         ImageError: files that cannot be read, or masks of another size than their picture.
             Either message names the files, ten at most, and what is wrong with each.
     """
@@ -116,7 +103,7 @@ def survey(dataset: SegmentationDataset, what: str = "pictures", progress: bool 
         return np.bincount(target[target != dataset.label_set.ignore_index], minlength=count)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = tqdm(pool.map(one, range(len(dataset))), total=len(dataset), unit="mask", desc=f"checking {what}", disable=not progress)
+        bar = bars.bar(pool.map(one, range(len(dataset))), total=len(dataset), unit="mask", desc=f"checking {what}", show=progress)
         for found in bar:
             if isinstance(found, UPerNetZooError):
                 errors.append(found)
@@ -124,10 +111,12 @@ def survey(dataset: SegmentationDataset, what: str = "pictures", progress: bool 
                 pixels += found
                 pictures += found > 0
     if errors:
-        shown = "\n".join(f"  {error}" for error in errors[:_SHOWN]) + ("\n  ..." if len(errors) > _SHOWN else "")
-        raise type(errors[0])(f"{len(errors)} of {len(dataset)} {what} pictures cannot be used:\n{shown}")
+        listed = "\n".join(f"  {error}" for error in errors[:_SHOWN]) + ("\n  ..." if len(errors) > _SHOWN else "")
+        raise type(errors[0])(f"{len(errors)} of {len(dataset)} {what} pictures cannot be used:\n{listed}")
     if not pixels.any():
-        raise ArgumentError(f"The {len(dataset)} {what} pictures have no labelled pixel. Check that the masks hold ids of classes.")
+        raise ArgumentError(f"The {len(dataset)} {what} pictures have no labeled pixel. Check that the masks hold ids of classes.")
+    if dataset.name == "folder":
+        dataset.checked(progress)
     return Survey(tuple(pixels.tolist()), tuple(pictures.tolist()), len(dataset))
 
 
@@ -145,8 +134,8 @@ def require_classes(label_set: LabelSet, training: Survey) -> None:
     found = [name for name, pixels in zip(label_set.classes, training.pixels) if pixels]
     if len(found) == 1:
         raise ArgumentError(
-            f"Every labelled pixel of the {training.of} training pictures is {found[0]!r}: there is nothing to learn. Label the other "
-            "classes too; what is not labelled has the id of a class in the masks, not that of 'no label'."
+            f"Every labeled pixel of the {training.of} training pictures is {found[0]!r}: there is nothing to learn. Label the other "
+            "classes too; what is not labeled has the id of a class in the masks, not that of 'no label'."
         )
 
 
@@ -167,16 +156,16 @@ def survey_table(label_set: LabelSet, training: Survey, validation: Survey) -> s
 class Crops(Dataset):
     """Augmented crops, without end. The crop at a position follows from the settings' seed and the position, and from nothing else.
 
-    Pictures come in an order that is shuffled anew for each pass over all of them.
+    Pictures come in an order that is shuffled again for each pass over all of them.
     """
 
-    def __init__(self, dataset: SegmentationDataset, recipe: Recipe, settings: TrainingSettings):
+    def __init__(self, dataset: SegmentationDataset, recipe: Recipe, settings: TrainingSettings) -> None:
         self.dataset, self.recipe, self.settings = dataset, recipe, settings
         self.crop = settings.crop_for(recipe)
         self._order: tuple[int, np.ndarray] | None = None
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """Normalised picture (3, h, w) float32 and train ids (h, w) int64."""
+        """Normalized picture (3, h, w) float32 and train ids (h, w) int64."""
         sample = self.dataset[self._picture(position)]
         rng = np.random.default_rng((self.settings.seed, 1, position))
         return augment(sample.image, sample.target, rng, self.recipe, self.crop, self.dataset.label_set.ignore_index)
@@ -188,7 +177,9 @@ class Crops(Dataset):
         return int(self._order[1][place])
 
 
-def batches(crops: Crops, start: int, rank: int, processes: int, workers: int, pin_memory: bool) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    crops: Crops, start: int, rank: int, processes: int, workers: int, pin_memory: bool
+) -> Generator[tuple[Tensor, Tensor], None, None]:
     """This process's share of the batch of each step, from step `start` to the last.
 
     Args:
@@ -204,6 +195,6 @@ def batches(crops: Crops, start: int, rank: int, processes: int, workers: int, p
 
 
 def picture_of(x: Tensor, recipe: Recipe) -> np.ndarray:
-    """A normalised picture (3, h, w) -> (h, w, 3) uint8 RGB."""
-    mean, std = (torch.tensor(v)[:, None, None] for v in (recipe.mean, recipe.std))
+    """A normalized picture (3, h, w) -> (h, w, 3) uint8 RGB."""
+    mean, std = (torch.tensor(v, dtype=torch.float32, device="cpu")[:, None, None] for v in (recipe.mean, recipe.std))
     return (x * std + mean).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()

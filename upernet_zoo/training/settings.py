@@ -9,6 +9,8 @@ from typing import Any
 from ..config import Recipe
 from ..errors import ArgumentError
 
+__all__ = ["OPTIMIZERS", "TrainingSettings"]
+
 OPTIMIZERS = ("sgd", "adamw")
 _POWER, _LAST = 0.9, 0.01  # of the original schedule: poly of power 0.9 from 0.01 down to 0.0001 (mmsegmentation's schedules)
 _LARGEST_CROP = 512
@@ -22,10 +24,12 @@ class TrainingSettings:
         steps: updates of the weights.
         batch_size: crops in a step, over all processes together.
         crop: (height, width) of the crops in pixels; None: see `crop_for`.
-        optimizer: "sgd" (momentum 0.9) or "adamw".
+        optimizer: "sgd" (momentum 0.9), as for ResNets, or "adamw" (betas 0.9 and 0.999), as for all other backbones.
         lr: learning rate of the backbone after the warm-up.
         head_multiplier: the heads learn so many times faster than the backbone.
-        weight_decay: of convolution weights; batch norms and biases have none.
+        layer_decay: each layer of the backbone learns so many times as fast as the one above it, up to 1, see
+            `UPerNet.parameter_groups`; the original trainings of ConvNeXt, BEiT and MAE have 0.9, 0.9 and 0.65.
+        weight_decay: of all but norms, biases and what else the backbone says takes none.
         warmup: share of the steps over which the learning rate grows linearly up to the schedule's.
         freeze_stages: the stem and so many stages of the backbone stay as they are (0 to 4); None: nothing is frozen.
         freeze_batch_norm: every batch norm keeps its statistics and weights; for batches too small to measure by.
@@ -44,6 +48,7 @@ class TrainingSettings:
     optimizer: str = "sgd"
     lr: float = 1e-3
     head_multiplier: float = 10.0
+    layer_decay: float = 1.0
     weight_decay: float = 5e-4
     warmup: float = 0.05
     freeze_stages: int | None = None
@@ -53,14 +58,14 @@ class TrainingSettings:
     evaluate_every: int | None = None
     seed: int = 0
 
-    def __post_init__(self):
-        whole = {"steps": (1, math.inf), "batch_size": (1, math.inf), "seed": (0, math.inf)}
+    def __post_init__(self) -> None:
+        whole: dict[str, tuple[int, float]] = {"steps": (1, math.inf), "batch_size": (1, math.inf), "seed": (0, math.inf)}
         whole |= {"evaluate_every": (1, math.inf)} if self.evaluate_every is not None else {}
         whole |= {"freeze_stages": (0, 4)} if self.freeze_stages is not None else {}
-        for key, (least, most) in whole.items():
+        for key, (first, most) in whole.items():
             value = getattr(self, key)
-            if type(value) is not int or not least <= value <= most:
-                self._fail(key, f"a whole number from {least}" + (f" to {most}" if most < math.inf else " up"))
+            if type(value) is not int or not first <= value <= most:
+                self._fail(key, f"a whole number from {first}" + (f" to {most}" if most < math.inf else " up"))
         above_zero, from_zero = "a number above 0", "a number from 0 up"
         for key, expected, least in (("lr", above_zero, 5e-324), ("head_multiplier", above_zero, 5e-324), ("weight_decay", from_zero, 0)):
             value = getattr(self, key)
@@ -68,6 +73,8 @@ class TrainingSettings:
                 self._fail(key, expected)
         if type(self.warmup) not in (int, float) or not 0 <= self.warmup <= 1:
             self._fail("warmup", "a share of the steps, from 0 to 1")
+        if type(self.layer_decay) not in (int, float) or not 0 < self.layer_decay <= 1:
+            self._fail("layer_decay", "a factor above 0 and up to 1")
         if self.optimizer not in OPTIMIZERS:
             self._fail("optimizer", " or ".join(map(repr, OPTIMIZERS)))
         for key in ("freeze_batch_norm", "grad_checkpointing", "amp"):
@@ -90,7 +97,7 @@ class TrainingSettings:
         """(height, width) of the crops: as set, else the recipe's windows, else a square of its shorter side, 512 at most."""
         if self.crop is not None:
             return self.crop
-        side = min(*recipe.scale, _LARGEST_CROP)
+        side = min((*(recipe.scale or ()), _LARGEST_CROP))
         return recipe.crop or (side, side)
 
     def is_evaluated(self, step: int) -> bool:
@@ -101,4 +108,4 @@ class TrainingSettings:
         """What the learning rates are multiplied by in a step, counted from 0: poly, and in the warm-up less."""
         poly = _LAST + (1 - _LAST) * (1 - step / self.steps) ** _POWER
         warmup = round(self.warmup * self.steps)
-        return poly * min(1.0, (step + 1) / warmup) if warmup else poly
+        return float(poly * min(1.0, (step + 1) / warmup) if warmup else poly)

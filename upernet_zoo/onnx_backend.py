@@ -1,0 +1,135 @@
+"""A model's network in ONNX Runtime, for `Segmenter`: exported once, then loaded from the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import index, memory
+from .description import Description
+from .errors import CheckpointError, ImageError, MissingPackageError, NotEnoughMemoryError, WriteError
+from .interop import export
+from .interop.portable.graphs import smallest_side
+from .models.upernet import UPerNet
+from .progress import counter
+from .provenance import fingerprint
+from .version import install_line
+from .weights import cache
+from .wording import option
+
+__all__ = ["OnnxNetwork", "require_onnxruntime"]
+
+_FORM = "1"  # of the graphs in the cache; another number whenever interop changes what it exports
+
+
+class OnnxNetwork:
+    """`model.logits` of a model in float32 on the CPU, in ONNX Runtime with as many threads as torch has at the moment.
+
+    The exported file is kept in the cache under the digest of tensors and architecture. Where the cache cannot be written, the model is
+    exported again each time, which takes about a minute of a model of the zoo and is shown on stderr.
+
+    Args:
+        model: with the weights that it has now; later changes are not seen.
+        cache_dir: as for `create_model`.
+
+    Raises:
+        ArgumentError, IntegrityError: as `interop.export.to_onnx`.
+        MissingPackageError: onnxruntime is not installed; nor, where the file is not there yet, onnx or onnxscript.
+        CheckpointError: ONNX Runtime cannot load what was exported.
+    """
+
+    def __init__(self, model: UPerNet, cache_dir: str | os.PathLike[str] | None = None) -> None:
+        self._title = model.config.backbone.title
+        self._smallest = 1 if model.config.backbone.input_size is not None else smallest_side(model)
+        self.session = _session(model, cache_dir)
+        self._input = self.session.get_inputs()[0].name
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Normalized pictures (N, 3, H, W) float32 -> logits (N, num_classes, h, w) float32 at the first feature's stride.
+
+        Raises:
+            ImageError: too small for a graph whose sides are free, or ONNX Runtime could not run it.
+            NotEnoughMemoryError: the memory of this process ran out.
+        """
+        height, width = x.shape[2:]
+        if min(height, width) < self._smallest:
+            raise ImageError(
+                f"Resized, the picture is {width}x{height} pixels, and in ONNX Runtime {self._title} takes sides from {self._smallest} "
+                f"pixels. Take a larger or less thin one, larger scales, or {option('backend', 'torch')}."
+            )
+        try:
+            return torch.from_numpy(self.session.run(None, {self._input: x.contiguous().numpy()})[0])
+        except Exception as error:  # ONNX Runtime's own derive from nothing else
+            if memory.ran_out_in_onnxruntime(error):
+                raise NotEnoughMemoryError(
+                    f"The memory of this process ran out in ONNX Runtime for {len(x)} x {width}x{height} pixels. Give it more, or smaller "
+                    "pictures, windows or batches."
+                ) from None
+            raise ImageError(f"ONNX Runtime could not run {len(x)} x {width}x{height} pixels: {error}") from error
+
+
+def require_onnxruntime() -> Any:
+    """The package onnxruntime.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError:
+        raise MissingPackageError(f"{option('backend', 'onnxruntime')} needs the package onnxruntime: {install_line('onnx')}.") from None
+
+
+def _session(model: UPerNet, cache_dir: str | os.PathLike[str] | None) -> Any:
+    """An `onnxruntime.InferenceSession` of the model."""
+    tensors = fingerprint(model.state_dict())
+    key = hashlib.sha256(json.dumps([_FORM, tensors, Description.of(model).to_dict()["architecture"]], sort_keys=True).encode()).hexdigest()
+    entry = index.default().get(model.origin.get("model", ""))
+    target = cache.cache_root(cache_dir) / "converted" / f"{cache.NAMELESS if entry is None else entry.name}-{key[:16]}.onnx"
+    if found := _cached(target, key):
+        return found
+    try:
+        cache.make_folder(target.parent)
+        with cache.lock(target, cache_dir=cache_dir):  # many processes: one exports, the others find it done
+            if found := _cached(target, key):
+                return found
+            hashed = _export(model, target, key)
+            cache.write_receipt(target, hashed, f"exported from tensors {tensors}")
+            return _loaded(target)
+    except WriteError:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / target.name
+            _export(model, path, key)
+            return _loaded(path)
+
+
+def _export(model: UPerNet, path: Path, key: str) -> Any:
+    with counter(show=True, total=1, desc=f"Exporting {path.name}, about a minute, once", bar_format="{desc} [{elapsed}]"):
+        return export.write_network(model, path, {"key": key})
+
+
+def _cached(path: Path, key: str) -> Any:
+    """The session of the file in the cache; None if there is none, it is another model's, or it was changed."""
+    try:
+        session = cache.read_trusted(path, _loaded)
+    except CheckpointError:  # it was made here, and can be made again
+        return None
+    return session if session is not None and session.get_modelmeta().custom_metadata_map.get("key") == key else None
+
+
+def _loaded(path: Path) -> Any:
+    onnxruntime = require_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own derive from nothing else
+        raise CheckpointError(f"{path}: ONNX Runtime cannot load it: {error}. Update onnxruntime.") from None

@@ -1,0 +1,3 @@
+"""What is looked at in a browser."""
+
+__all__: list[str] = []
