@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import NAMES, Fixture
+from support.fixture import NAMES, Fixture
 
 import upernet_zoo as uz
 from upernet_zoo import errors
@@ -158,8 +158,8 @@ def test_a_saved_folder_that_is_not_one(small_index, fixture, tmp_path):
     weights.write_bytes(good)
     config = json.loads((folder / "config.json").read_text())
     for change, message in (
-        (lambda c: c["architecture"].update(depth=18), "does not fit UPerNet with ResNet-V1c-18"),
-        (lambda c: c["architecture"].update(colour=1), "unknown key 'colour'"),
+        (lambda c: c["architecture"]["backbone"].update(depth=18), "does not fit UPerNet with ResNet-V1c-18"),
+        (lambda c: c["architecture"].update(color=1), "unknown key 'color'"),
         (lambda c: c.pop("architecture"), "no key 'architecture'"),
         (lambda c: c.update(library_name="timm"), "written by 'timm'"),
     ):
@@ -171,9 +171,21 @@ def test_a_saved_folder_that_is_not_one(small_index, fixture, tmp_path):
     (folder / "config.json").write_text("{")
     with pytest.raises(errors.ConfigError, match="not valid JSON"):
         uz.create_model(f"local-dir:{folder}")
+    (folder / "config.json").write_text(json.dumps(config))
     weights.unlink()
     with pytest.raises(FileNotFoundError, match="model.safetensors"):
         uz.create_model(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16, torch.bfloat16))
+@pytest.mark.parametrize("value", ("nan", "inf", "-inf"))
+def test_a_saved_folder_with_a_number_that_is_none(tmp_path, dtype, value):
+    model = uz.create_model("demo", dtype=dtype)
+    with torch.no_grad():
+        model.decode_head.classifier.bias[3] = float(value)
+    folder = model.save_pretrained(tmp_path / "saved")
+    with pytest.raises(errors.CheckpointError, match="NaN or infinite weights in decode_head.classifier.bias"):
+        uz.create_model(folder)
 
 
 def test_a_wrong_digest_is_refused_and_nothing_is_lost(one, own_cache, tmp_path):
@@ -229,9 +241,7 @@ def test_unknown_names_and_keywords(small_index, fixture):
         uz.create_model(fixture.name[:-1])
     with pytest.raises(TypeError, match="no argument 'num_class'. Did you mean 'num_classes'"):
         uz.create_model(fixture.name, num_class=3)
-    with pytest.raises(LookupError, match="load_checkpoint"):
-        uz.create_model(str(fixture.checkpoint))
-    with pytest.raises(LookupError, match="local-dir:"):
+    with pytest.raises(FileNotFoundError, match="has no config.json. Save a model there with save_pretrained"):
         uz.create_model(str(fixture.folder))
     with pytest.raises(ValueError, match="expected a name"):
         uz.create_model(3)

@@ -1,26 +1,24 @@
-"""Label sets against mmsegmentation's own (in the fixtures' checkpoints), torchvision's Cityscapes table and the VOC colour map."""
+"""Label sets against mmsegmentation's own (in the fixtures' checkpoints), torchvision's Cityscapes table and the VOC color map."""
 
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fixture import FIXTURES
 from torchvision.datasets import Cityscapes
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
 from upernet_zoo import labels
-from upernet_zoo.errors import ArgumentError, ConfigError, ModelNotFoundError
+from upernet_zoo.errors import ArgumentError, ConfigError, UnknownLabelSetError
 from upernet_zoo.labels import LabelSet
 
-FIXTURES = Path(__file__).parent / "fixtures"
-
-# the first 21 colours as the VOC 2012 development kit's documentation lists them
-VOC_COLOURS = """0,0,0 128,0,0 0,128,0 128,128,0 0,0,128 128,0,128 0,128,128 128,128,128 64,0,0 192,0,0 64,128,0 192,128,0 64,0,128
+# the first 21 colors as the VOC 2012 development kit's documentation lists them
+VOC_COLORS = """0,0,0 128,0,0 0,128,0 128,128,0 0,0,128 128,0,128 0,128,128 128,128,128 64,0,0 192,0,0 64,128,0 192,128,0 64,0,128
 192,0,128 64,128,128 192,128,128 0,64,0 128,64,0 0,192,0 128,192,0 0,64,128"""
 
 
@@ -41,16 +39,16 @@ def test_cityscapes_is_torchvisions():
     assert label_set.classes == tuple(c.name for c in evaluated)
     assert label_set.palette == tuple(c.color for c in evaluated)
     assert label_set.dataset_ids == tuple(c.id for c in evaluated)
-    known = [c for c in Cityscapes.classes if c.id >= 0]  # the licence plate is not written in label files
+    known = [c for c in Cityscapes.classes if c.id >= 0]  # the license plate is not written in label files
     assert label_set.to_train_ids(np.array([c.id for c in known])).tolist() == [c.train_id for c in known]
 
 
 def test_voc_is_torchvisions_and_the_development_kits():
     label_set = labels.get("voc12aug")
     assert label_set.classes == ("background", *FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"][1:])
-    assert label_set.palette == tuple(tuple(map(int, c.split(","))) for c in VOC_COLOURS.split())
-    assert labels.voc_colours(256)[255] == (224, 224, 192)  # the colour of the outlines
-    assert len(set(labels.voc_colours(256))) == 256
+    assert label_set.palette == tuple(tuple(map(int, c.split(","))) for c in VOC_COLORS.split())
+    assert labels.voc_colors(256)[255] == (224, 224, 192)  # the color of the outlines
+    assert len(set(labels.voc_colors(256))) == 256
 
 
 def test_ade20k_shifts_by_one():
@@ -105,7 +103,7 @@ def test_values_that_are_no_ids_are_refused(ids):
 def test_get_knows_its_names_only():
     assert set(labels.names()) == {"cityscapes", "ade20k", "voc12aug"}
     for name in ("coco", "", None, ["ade20k"]):
-        with pytest.raises(ModelNotFoundError, match="there are .*cityscapes"):
+        with pytest.raises(UnknownLabelSetError, match="there are .*cityscapes"):
             labels.get(name)
 
 
@@ -121,11 +119,11 @@ def test_labels_need_no_torch_and_no_numpy():
 def label_sets(draw):
     count = draw(st.integers(1, 40))
     ids = draw(st.lists(st.integers(0, 65535), min_size=count + 3, max_size=count + 3, unique=True))
-    colour = st.tuples(*[st.integers(0, 255)] * 3)
+    color = st.tuples(*[st.integers(0, 255)] * 3)
     return LabelSet(
         name=draw(st.text(min_size=1)),
         classes=tuple(draw(st.lists(st.text(), min_size=count, max_size=count))),
-        palette=draw(st.one_of(st.just(()), st.lists(colour, min_size=count, max_size=count))),
+        palette=draw(st.one_of(st.just(()), st.lists(color, min_size=count, max_size=count))),
         dataset_ids=tuple(ids[:count]),
         void_ids=tuple(ids[count:]),
         void_id=ids[count],
@@ -164,8 +162,36 @@ def test_many_classes_keep_the_ignore_index_apart(count):
     assert np.array_equal(label_set.to_train_ids(label_set.to_dataset_ids(train_ids)), train_ids)
 
 
+def test_colors_of_the_known_sets():
+    """Cityscapes' own table has colors of what is no class too; black is a class of Pascal VOC, and no label elsewhere."""
+    label_set = labels.get("cityscapes")
+    table = {c.color: c.train_id for c in Cityscapes.classes if c.ignore_in_eval}
+    table |= {c.color: c.train_id for c in Cityscapes.classes if not c.ignore_in_eval}  # a group of poles has the color of a pole
+    assert label_set.colors_to_train_ids(np.array(list(table), np.uint8)).tolist() == list(table.values())
+    voc = np.array([[[0, 0, 0], [224, 224, 192], [128, 0, 0]]], np.uint8)
+    assert labels.get("voc12aug").colors_to_train_ids(voc).tolist() == [[0, 255, 1]]
+    assert labels.get("ade20k").colors_to_train_ids(voc[:, :1]).tolist() == [[255]]
+    with pytest.raises(ArgumentError, match=r"has no one class of the colors \(1, 2, 3\), \(4, 5, 6\)\."):
+        label_set.colors_to_train_ids(np.array([[4, 5, 6], [1, 2, 3], [0, 0, 0]], np.uint8))
+    with pytest.raises(ArgumentError, match=r"no one class of the colors \(9, 9, 9\)"):
+        LabelSet("same", ("a", "b"), ((9, 9, 9), (9, 9, 9))).colors_to_train_ids(np.full((1, 3), 9, np.uint8))
+
+
+def test_train_ids_are_checked():
+    label_set = labels.get("cityscapes")
+    assert label_set.check_train_ids(np.array([0, 18, 255], np.uint8)).tolist() == [0, 18, 255]
+    with pytest.raises(ArgumentError, match="Label set 'cityscapes' has no train ids 19, 33\\."):
+        label_set.check_train_ids(np.array([19, 33, 0]))
+
+
+def test_reduce_zero_label():
+    """0 is no label, and the classes are 1, 2, ... in the files."""
+    label_set = LabelSet("own", ("a", "b"), dataset_ids=range(1, 3), void_ids=(0, 255), void_id=0)
+    assert label_set.to_train_ids(np.array([0, 1, 2, 255])).tolist() == [255, 0, 1, 255]
+
+
 def test_many_classes_keep_the_void_ids_that_were_given():
-    """300 classes with ids from 1 on and 0 for unlabelled, like a larger ADE20K."""
+    """300 classes with ids from 1 on and 0 for unlabeled, like a larger ADE20K."""
     label_set = LabelSet("wide", [f"class {i}" for i in range(300)], dataset_ids=tuple(range(1, 301)), void_ids=(0,), void_id=0)
     assert label_set.to_train_ids(np.array([0, 1, 300])).tolist() == [label_set.ignore_index, 0, 299]
     assert label_set.to_dataset_ids(np.array([label_set.ignore_index])).tolist() == [0]
@@ -191,10 +217,12 @@ def test_masks_of_0_and_255():
         ({"classes": "ab"}, "classes must be a list of names"),
         ({"classes": ("a", 1)}, "classes must be a list of names"),
         ({"classes": None}, "classes must be a list of names"),
-        ({"palette": ((0, 0, 0),)}, "palette must be 2 colours"),
-        ({"palette": ((0, 0, 0), (0, 0, 256))}, "palette must be 2 colours"),
-        ({"palette": ((0, 0, 0), (0, 0))}, "palette must be 2 colours"),
+        ({"palette": ((0, 0, 0),)}, "palette must be 2 colors"),
+        ({"palette": ((0, 0, 0), (0, 0, 256))}, "palette must be 2 colors"),
+        ({"palette": ((0, 0, 0), (0, 0))}, "palette must be 2 colors"),
         ({"palette": 7}, "must be lists of whole numbers"),
+        ({"void_colors": ((0, 0),)}, "void_colors must be colors of three numbers"),
+        ({"void_colors": (7,)}, "must be lists of whole numbers"),
         ({"dataset_ids": (1,)}, "dataset_ids must be 2 different ids"),
         ({"dataset_ids": (1, 1)}, "dataset_ids must be 2 different ids"),
         ({"dataset_ids": (-1, 1)}, "dataset_ids must be 2 different ids"),
@@ -212,7 +240,7 @@ def test_masks_of_0_and_255():
         ({"ignore_index": -100}, "ignore_index"),
         ({"ignore_index": 65536}, "ignore_index"),
         ({"ignore_index": 1}, "ignore_index"),
-        ({"colours": ()}, "unknown key 'colours'; known keys are name, classes"),
+        ({"colors": ()}, "unknown key 'colors'; known keys are name, classes"),
     ],
 )
 def test_lists_that_do_not_fit_are_refused(change, message):

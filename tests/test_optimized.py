@@ -1,4 +1,4 @@
-"""The fused twin by name, in the cache, and where the Segmenter takes it."""
+"""The fused model by name, in the cache, and where the Segmenter takes it."""
 
 import os
 import shutil
@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NAMES, Fixture
+from support.fixture import NAMES, Fixture
+from support.models import small_model
 
 import upernet_zoo as uz
-from upernet_zoo import cli, optimized, segmenter
+from upernet_zoo import optimized, segmenter
+from upernet_zoo.cli import main
 from upernet_zoo.demo import folder, run, scenes
-from upernet_zoo.errors import ArgumentError
-from upernet_zoo.models import fused
-from upernet_zoo.models.fused import FusedUPerNet
+from upernet_zoo.errors import ArgumentError, ExistingFileError
+from upernet_zoo.models.fused import winograd
+from upernet_zoo.models.fused.model import FusedUPerNet
 
 NAME = NAMES[1]
 
@@ -42,7 +44,7 @@ def test_is_made_once_and_mapped_from_then_on(converted, monkeypatch):
     x = torch.randn(1, 3, 64, 96)
     assert torch.equal(first(x), expected(x)) and torch.equal(second(x), expected(x))
     assert second.origin == uz.create_model(NAME).origin and second.config == expected.config
-    with open("/proc/self/maps") as maps:
+    with Path("/proc/self/maps").open() as maps:
         assert path.name in maps.read()
 
 
@@ -78,7 +80,7 @@ def test_of_a_folder_and_where_the_cache_cannot_be_written(converted, tmp_path, 
     def full(*_):
         raise uz.errors.CacheError("no space")
 
-    monkeypatch.setattr(optimized.sources, "write_atomically", full)
+    monkeypatch.setattr(optimized.files, "write_atomically", full)
     assert torch.equal(optimized.load(NAME)(x), expected)
     assert not list(converted.glob("*-fused*"))
 
@@ -100,8 +102,8 @@ def test_the_segmenter_takes_the_twin_where_it_wins(converted, monkeypatch):
     half = uz.create_model(NAME, dtype=torch.bfloat16)
     assert uz.Segmenter(half).model is half
     assert isinstance(uz.Segmenter(half, optimize=True).model, FusedUPerNet)
-    twin = uz.optimize_for_inference(model)
-    assert uz.Segmenter(twin).model is twin
+    fused = uz.optimize_for_inference(model)
+    assert uz.Segmenter(fused).model is fused
     monkeypatch.setattr(segmenter, "_ready", fail)
     with pytest.raises(ArgumentError, match="amp=True goes with a plain model"):
         uz.Segmenter(NAME, optimize=True, amp=True)
@@ -110,29 +112,36 @@ def test_the_segmenter_takes_the_twin_where_it_wins(converted, monkeypatch):
     monkeypatch.undo()
     for options in ({"optimize": False}, {"amp": True}):
         with pytest.raises(ArgumentError, match="this one is fused"):
-            uz.Segmenter(twin, **options)
+            uz.Segmenter(fused, **options)
 
 
 def test_saves_and_reads_a_twin_of_any_model(tmp_path):
     model = uz.load_checkpoint(Fixture(NAME).checkpoint)
-    twin = uz.optimize_for_inference(model)
-    found = optimized.read(optimized.save(twin, tmp_path / "twin.safetensors"))
+    fused = uz.optimize_for_inference(model)
+    found = optimized.read(optimized.save(fused, tmp_path / "fused.safetensors"))
     x = torch.randn(1, 3, 64, 96)
-    assert torch.equal(found(x), twin(x))
+    assert torch.equal(found(x), fused(x))
     assert (found.config, found.recipe, found.label_set, found.origin) == (model.config, model.recipe, model.label_set, model.origin)
     with pytest.raises(uz.UPerNetZooError, match=r"No fused model at .*missing\.safetensors"):
         optimized.read(tmp_path / "missing.safetensors")
     with pytest.raises(uz.UPerNetZooError, match=r"model\.safetensors: not a fused model of this version"):
         optimized.read(model.save_pretrained(tmp_path / "plain") / "model.safetensors")
-    with pytest.raises(uz.UPerNetZooError, match=r"twin\.safetensors: optimised for inference, .* with upernet_zoo.optimized.read"):
-        uz.load_checkpoint(tmp_path / "twin.safetensors")
+    with pytest.raises(uz.UPerNetZooError, match=r"fused\.safetensors: optimized for inference, .* with upernet_zoo.optimized.read"):
+        uz.load_checkpoint(tmp_path / "fused.safetensors")
     with pytest.raises(ArgumentError, match="takes what optimize_for_inference returns, found UPerNet"):
         optimized.save(model, tmp_path / "new.safetensors")
     assert not (tmp_path / "new.safetensors").exists()
     with pytest.raises(ArgumentError, match="is a folder. Give the name of a file in it"):
-        optimized.save(twin, tmp_path)
-    with pytest.raises(ArgumentError, match="takes a model's name, found UPerNet"):
-        optimized.load(model)
+        optimized.save(fused, tmp_path)
+    assert optimized.load(fused) is fused and torch.equal(optimized.load(model)(x), fused(x))
+
+
+def test_a_file_of_someone_else_is_kept(tmp_path):
+    fused, path = uz.optimize_for_inference(small_model()), tmp_path / "fused.safetensors"
+    path.write_bytes(b"mine")
+    with pytest.raises(ExistingFileError, match="fused.safetensors is there already and is not marked"):
+        optimized.save(fused, path)
+    assert path.read_bytes() == b"mine" and optimized.save(fused, path, overwrite=True) == path and optimized.save(fused, path) == path
 
 
 def test_a_model_in_training_stays_so():
@@ -156,13 +165,13 @@ def test_what_verify_finds_damaged_is_not_used_again(converted, capsys, which):
     path.unlink()  # the first model is mapped from it
     path.write_bytes(content)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert cli.main(["verify"]) == 0
-    assert cli.main(["verify", "--deep"]) == 1
+    assert main.main(["verify"]) == 0
+    assert main.main(["verify", "--deep"]) == 1
     assert "it is made again when it is needed" in capsys.readouterr().err
     if which == "plain":
         kept["fused"].unlink()
     assert torch.equal(optimized.load(NAME)(x), expected)
-    assert cli.main(["verify", "--deep"]) == 0
+    assert main.main(["verify", "--deep"]) == 0
 
 
 @pytest.mark.parametrize("which", ["fused", "plain"])
@@ -179,31 +188,31 @@ def test_what_cannot_be_read_is_made_again(converted, which):
 
 
 def test_plain_and_fused_segment_alike(converted, monkeypatch):
-    monkeypatch.setattr(fused, "_WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr(winograd, "WINOGRAD_CHANNELS", 1)
     photo = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
-    plain, twin = (uz.Segmenter(uz.create_model(NAME), flip=True, optimize=o) for o in (False, True))
-    assert isinstance(twin.model.decode_head.fpn_bottleneck, fused.WinogradConv3x3)
-    assert (plain(photo).labels == twin(photo).labels).mean() >= 0.9999
-    assert (plain.probabilities(photo) - twin.probabilities(photo)).abs().max() < 1e-5
+    plain, fused = (uz.Segmenter(uz.create_model(NAME), flip=True, optimize=o) for o in (False, True))
+    assert isinstance(fused.model.decode_head.fpn_bottleneck, winograd.WinogradConv3x3)
+    assert (plain(photo).labels == fused(photo).labels).mean() >= 0.9999
+    assert (plain.probabilities(photo) - fused.probabilities(photo)).abs().max() < 1e-5
 
 
-def test_alike_on_what_a_model_has_learnt(tmp_path, monkeypatch):
+def test_alike_on_what_a_model_has_learned(tmp_path, monkeypatch):
     """The demo's model, which tells many classes apart: with Winograd, which its own width would not use, and by evaluate's numbers."""
-    monkeypatch.setattr(fused, "_WINOGRAD_CHANNELS", 1)
+    monkeypatch.setattr(winograd, "WINOGRAD_CHANNELS", 1)
     plain = run.load(cache_dir=tmp_path / "cache")
-    twin = uz.optimize_for_inference(plain)
+    fused = uz.optimize_for_inference(plain)
     for seed in range(3):
         picture = scenes.draw(1_000_000 + seed)[0]
-        found, expected = (uz.Segmenter(model, optimize=o)(picture).labels for model, o in ((twin, None), (plain, False)))
+        found, expected = (uz.Segmenter(model, optimize=o)(picture).labels for model, o in ((fused, None), (plain, False)))
         assert (found == expected).mean() >= 0.9999 and len(np.unique(expected)) > 8
-        x = uz.preprocess.prepare(picture, plain.recipe)
+        x = uz.images.preprocess.prepare(picture, plain.recipe)
         with torch.inference_mode():
             logits = plain(x)
-            assert (twin(x) - logits).abs().max() <= 5e-5 * logits.abs().max()
+            assert (fused(x) - logits).abs().max() <= 5e-5 * logits.abs().max()
     folder.write(tmp_path / "data", range(300_000, 300_002))
     label_set = uz.labels.LabelSet("four", tuple(folder.MERGED))
     plain.reset_classifier(label_set)
-    twin = uz.optimize_for_inference(plain)
-    runs = ((plain, False), (plain, True), (twin, False))
+    fused = uz.optimize_for_inference(plain)
+    runs = ((plain, False), (plain, True), (fused, False))
     results = [uz.evaluate(model, "folder", tmp_path / "data", optimize=o, progress=False) for model, o in runs]
     assert np.allclose(results[0].IoU, results[1].IoU, atol=1e-3) and results[1].IoU == results[2].IoU

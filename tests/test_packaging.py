@@ -1,39 +1,23 @@
 """The package as users get it: sdist, wheel and editable install each carry the index and start the command."""
 
-import os
 import subprocess
-import sys
 import tarfile
-import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from support.fixture import ROOT
+from support.packages import environment
 
 import upernet_zoo as uz
+from upernet_zoo.web.page import read_results
 
-ROOT = Path(__file__).resolve().parent.parent
 INDEX = (ROOT / "model_index.yml").read_bytes()
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """sdist and wheel, the wheel built from the sdist, with the setuptools that is installed here."""
-    out = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT], check=True, capture_output=True)
-    return out
-
-
 def command_in(tmp_path, *install):
-    """Output of `upernet-zoo list` from a virtual environment that has `install` and sees the packages installed here."""
-    target = tmp_path / "venv"
-    venv.create(target, with_pip=False, system_site_packages=False)
-    # the dependencies of the running environment, after the new one's own packages
-    site = next(target.glob("lib/python*/site-packages"))
-    others = [p for p in sys.path if p.endswith("site-packages")]
-    (site / "dependencies.pth").write_text("\n".join(others) + "\n")
-    pip = [sys.executable, "-m", "pip", "--python", target / "bin" / "python", "install", "-q", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--ignore-installed", *install], check=True, capture_output=True)
+    """Output of `upernet-zoo list` from a virtual environment that has `install`, and where the package and its index are."""
+    target = environment(tmp_path / "venv", *install)
     done = subprocess.run([target / "bin" / "upernet-zoo", "list"], check=True, capture_output=True, text=True, cwd=tmp_path)
     where = "import upernet_zoo, upernet_zoo.index as i; print(upernet_zoo.__file__); print(i.default_path())"
     paths = subprocess.run([target / "bin" / "python", "-c", where], check=True, capture_output=True, text=True, cwd=tmp_path)
@@ -48,8 +32,16 @@ def test_the_index_travels_in_sdist_and_wheel(built):
     for name in (
         "upernet_zoo/py.typed",
         "upernet_zoo/labels.json",
+        "upernet_zoo/licenses.json",
+        "upernet_zoo/web/page.css",
+        "upernet_zoo/web/page.html",
+        "upernet_zoo/web/page.js",
+        "upernet_zoo/results/inference_ade20k_r50.json",
         "upernet_zoo/models/backbones/resnet.py",
         "upernet_zoo/demo/model_index.yml",
+        "upernet_zoo/web/app.css",
+        "upernet_zoo/web/viewer.html",
+        "upernet_zoo/web/viewer.js",
     ):
         assert name in names
     assert any(n.startswith("upernet_zoo/demo/upernet_demo_") for n in names)
@@ -66,7 +58,11 @@ def test_the_index_travels_in_sdist_and_wheel(built):
 def test_the_command_runs_from_each(built, tmp_path, kind):
     what = {"sdist": next(built.glob("*.tar.gz")), "wheel": next(built.glob("*.whl")), "editable": ROOT}[kind]
     listing, (package, index) = command_in(tmp_path, *(["-e"] if kind == "editable" else []), what)
-    assert listing.count("upernet_r") == 16
+    assert all(name in listing for name in uz.list_models())
+    venv = tmp_path / "venv" / "bin" / "upernet-zoo"
+    page = subprocess.run([venv, "page", "zoo.html"], check=True, capture_output=True, text=True, cwd=tmp_path).stdout
+    measured = len(read_results(ROOT / "results", uz.index.default().values()))
+    assert page == f"zoo.html: 60 models, {measured} of them with measured seconds\n" and measured > 5
     inside = str(ROOT) if kind == "editable" else str(tmp_path)
     assert package.startswith(inside) and index.startswith(inside)
-    assert os.path.samefile(index, ROOT / "model_index.yml") == (kind == "editable")
+    assert Path(index).samefile(ROOT / "model_index.yml") == (kind == "editable")

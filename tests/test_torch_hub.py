@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import NAMES, Fixture
+from support.fixture import NAMES, ROOT, Fixture
 
 import upernet_zoo as uz
 
-ROOT = Path(__file__).resolve().parent.parent
 # Everything that is installed beside the project, and not the project: an editable install is a path entry or a finder of its own.
 PRELUDE = """
 import sys
@@ -48,7 +47,7 @@ def run(code, folder, clone):
 REMOTE = '"someone/upernet_zoo:main", {}skip_validation=True, trust_repo=True'
 
 
-def test_list_shows_the_sixteen_names_and_nothing_else(clone, tmp_path):
+def test_list_shows_the_names_and_nothing_else(clone, tmp_path):
     found = run(f"print(torch.hub.list({REMOTE.format('')}))", tmp_path, clone)
     assert eval(found) == sorted(uz.list_models())  # torch.hub.list goes through dir()
 
@@ -78,13 +77,13 @@ model = torch.hub.load({arguments})
 assert models.mine and utils.mine
 assert not any("someone_upernet_zoo" in p for p in sys.path)
 from upernet_zoo import Segmenter          # lazy imports after the call has returned
-from upernet_zoo.preprocess import load_image, prepare
+from upernet_zoo.images.preprocess import load_image, prepare
 import upernet_zoo
 assert {str(clone)!r} in upernet_zoo.__file__
 segmentation = Segmenter(model)({str(one.photo)!r})
 with torch.inference_mode():
     logits = model(prepare(load_image({str(one.photo)!r})[:64, :96], model.recipe)[:, :, :64, :64])
-print(model.config.depth, segmentation.labels.shape, tuple(logits.shape))
+print(model.config.backbone.depth, segmentation.labels.shape, tuple(logits.shape))
 segmentation.overlay().save("overlay.png")
 """
     printed = run(code, project, clone)

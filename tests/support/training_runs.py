@@ -1,0 +1,131 @@
+"""Runs of `train` for tests/test_training.py, in processes of their own with one thread each.
+
+python training_runs.py kill ROOT FOLDER     # an uninterrupted run in FOLDER/whole, and one killed again and again in FOLDER/killed
+python training_runs.py worker ROOT FOLDER   # one whose loader process dies
+torchrun ... training_runs.py step ROOT OUT  # one step, on as many processes as torchrun starts
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+import upernet_zoo as uz
+from support.models import small_config
+from upernet_zoo.errors import WorkerError
+from upernet_zoo.models import UPerNet
+from upernet_zoo.training import TrainingSettings, loop, open_splits, state, train
+from upernet_zoo.training.data import Crops
+
+
+def small_model(label_set, seed=0):
+    torch.manual_seed(seed)
+    model = UPerNet(small_config(num_classes=len(label_set)), uz.Recipe(scale=(96, 64)), label_set).eval()
+    for module in model.modules():  # as of a trained model: at first the last batch norm of each block lets nothing through
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.uniform_(0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    return model
+
+
+def run(root, out, settings, seed=0, save_every=0.0):
+    training, validation = open_splits("folder", root)
+    return train(small_model(training.label_set, seed), training, validation, out, settings, save_every=save_every, progress=False)
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_after_step(step):
+    keep = loop._Run._keep
+    loop._Run._keep = lambda self: (keep(self), self.progress.step == step and die())
+
+
+def killed_within_step(step):
+    """When the first group of weights has been updated, and the others have not."""
+    module = sys.modules["torch.optim.sgd"]
+    update = module.sgd
+    calls = []
+
+    def half(*args, **kwargs):
+        update(*args, **kwargs)
+        calls.append(args)
+        if len(calls) == 4 * step - 3:  # a call for each of four groups
+            die()
+
+    module.sgd = half
+
+
+def killed_while_writing(step):
+    """With the new state half written under its temporary name."""
+    save = state._save
+
+    def half(content, path):
+        save(content, path)
+        if content["progress"]["step"] == step:
+            with Path(path).open("r+b") as file:
+                file.truncate(path.stat().st_size // 2)
+            die()
+
+    state._save = half
+
+
+def killed_between_files(step):
+    """When the best and the last model are new, and the state is old."""
+    write = state.write
+    state.write = lambda folder, run, progress, parts: die() if progress.step == step else write(folder, run, progress, parts)
+
+
+def kill(root, folder):
+    settings = TrainingSettings(steps=8, batch_size=2, crop=(48, 48), lr=0.02, evaluate_every=3, seed=3)
+    deaths = [(killed_while_writing, 0), (killed_after_step, 1), (killed_within_step, 2), (killed_between_files, 3), (killed_after_step, 6)]
+    deaths += [(killed_while_writing, 7)]
+    for number, (death, step) in enumerate([*deaths, (None, None)]):
+        child = os.fork()  # before anything is computed here, so that no thread is lost
+        if child == 0:
+            if death is not None:
+                death(step)
+            run(root, folder / "killed", settings, seed=number if number > 1 else 0)  # what is resumed does not hang on the model given
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        assert (os.WTERMSIG(status) == signal.SIGKILL) if death else (status == 0), (death, step, status)
+    child = os.fork()
+    if child == 0:
+        run(root, folder / "whole", settings)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def one_step(root, out):
+    """Without dropout, whose masks each process draws for itself."""
+    training, validation = open_splits("folder", root)
+    model = small_model(training.label_set)
+    model.decode_head.dropout.p = model.auxiliary_head.dropout.p = 0.0
+    settings = TrainingSettings(steps=1, batch_size=4, crop=(64, 64), weight_decay=0, freeze_batch_norm=True, warmup=0)
+    train(model, training, validation, out, settings, progress=False)
+
+
+def dead_worker(root, out):
+    """A loader's process dies at the fifth sample; prints what the library says of that."""
+    whole = Crops.__getitem__
+
+    def fatal(self, position):
+        if position >= 4:
+            die()
+        return whole(self, position)
+
+    Crops.__getitem__ = fatal
+    training, validation = open_splits("folder", root)
+    settings = TrainingSettings(steps=12, batch_size=2, crop=(48, 48), evaluate_every=12)
+    try:
+        train(small_model(training.label_set), training, validation, out, settings, workers=1, progress=False)
+    except WorkerError as error:
+        print(error)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"kill": kill, "step": one_step, "worker": dead_worker}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
