@@ -16,7 +16,6 @@ import argparse
 import collections
 import io
 import json
-import os
 import pickletools
 import random
 import resource
@@ -33,21 +32,36 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import machine  # noqa: E402
-import malicious  # noqa: E402
-import torch  # noqa: E402
-import yaml  # noqa: E402
+import machine
+import torch
+import yaml
+from support import malicious
 
-from upernet_zoo import config_text, index, labels, safe_load  # noqa: E402
-from upernet_zoo.config import Recipe, UPerNetConfig  # noqa: E402
-from upernet_zoo.errors import UPerNetZooError  # noqa: E402
+from upernet_zoo import index, labels
+from upernet_zoo.checkpoints import mmseg_config, safe_load
+from upernet_zoo.config import Recipe, UPerNetConfig
+from upernet_zoo.errors import UPerNetZooError
+from upernet_zoo.models.backbones.resnet import ResNetConfig
 
 HANG = 20.0  # CPU seconds: a busy or paused machine makes no finding, and nothing can wait for long where sockets are forbidden
 MEMORY = 1 << 30
-FORBIDDEN = (
-    "os.system os.exec os.fork os.forkpty os.posix_spawn os.spawn os.remove os.rename os.startfile subprocess.Popen socket.connect "
-    "socket.getaddrinfo pickle.find_class ctypes.dlopen code.__new__"
-).split()
+FORBIDDEN = [
+    "os.system",
+    "os.exec",
+    "os.fork",
+    "os.forkpty",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.remove",
+    "os.rename",
+    "os.startfile",
+    "subprocess.Popen",
+    "socket.connect",
+    "socket.getaddrinfo",
+    "pickle.find_class",
+    "ctypes.dlopen",
+    "code.__new__",
+]
 
 
 class Hang(BaseException):
@@ -464,7 +478,7 @@ class Configs:
 
     def __init__(self):
         self.parsers = [
-            (UPerNetConfig.from_dict, UPerNetConfig(50, 19).to_dict()),
+            (UPerNetConfig.from_dict, UPerNetConfig(backbone=ResNetConfig(depth=50), num_classes=19).to_dict()),
             (Recipe.from_dict, Recipe((2049, 1025), "slide", (769, 769), (513, 513)).to_dict()),
             (Recipe.from_dict, Recipe((2048, 512)).to_dict()),
             (labels.LabelSet.from_dict, labels.get("cityscapes").to_dict()),
@@ -479,7 +493,7 @@ class Configs:
 
     def __call__(self, rng):
         if rng.random() < 0.3:
-            return config_text.parse, rng.choice(_VALUES) if rng.random() < 0.02 else _mutated_text(rng, rng.choice(self.texts))
+            return mmseg_config.parse, rng.choice(_VALUES) if rng.random() < 0.02 else _mutated_text(rng, rng.choice(self.texts))
         parse, tree = rng.choice(self.parsers)
         if rng.random() < 0.02:
             return parse, rng.choice(_VALUES)
@@ -589,7 +603,7 @@ def main():
             arguments.output.write_text(json.dumps(found, indent=2) + "\n")
         return found
 
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         fuzzer = Fuzzer(Path(folder))
         before = _peak_memory()
         for number in numbers:
@@ -616,7 +630,7 @@ def main():
 def _peak_memory():
     """The most bytes that this process had in memory at once."""
     try:  # Linux: unlike ru_maxrss this does not begin with the peak of the process that started this one
-        return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+        return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").open() if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

@@ -1,9 +1,9 @@
-"""From the normalised tensor to full-size logits: all systems side by side, on the same weights where they can take them.
+"""From the normalized tensor to full-size logits: all systems side by side, on the same weights where they can take them.
 
     python benchmarks/inference.py [CASE ...] [--repeats 7] [--systems ...] [--python mmsegmentation=/path/to/its/python ...]
 
 Each system runs in a process of its own. After one run of each to warm up, they take turns; the medians are compared. Beside them
-stands the machine's sgemm peak, taken between them: about what a system can do whose convolutions are matrix products.
+is the machine's sgemm peak, taken between them: about what a system can do whose convolutions are matrix products.
 Writes results/inference_CASE.json. `growth` runs from 256x256 to 2048x2048; `cityscapes_slide_r50` is a whole sliding-window
 segmentation, from a uint8 picture to its labels.
 """
@@ -16,19 +16,32 @@ from pathlib import Path
 from machine import record
 from systems import add_options, difference, ratios, sgemm_peak, start, summary, write_weights
 
-CASES = {  # depth, classes, align_corners, shapes
-    "ade20k_r50": (50, 150, False, [(1, 3, 512, 512)]),
-    "ade20k_r101": (101, 150, False, [(1, 3, 512, 512)]),
-    "ade20k_r50_batch8": (50, 150, False, [(8, 3, 512, 512)]),
-    "ade20k_r101_batch8": (101, 150, False, [(8, 3, 512, 512)]),
-    "cityscapes_r50": (50, 19, False, [(1, 3, 1024, 2048)]),
-    "cityscapes_r101": (101, 19, False, [(1, 3, 1024, 2048)]),
-    "cityscapes_769_r50": (50, 19, True, [(1, 3, 769, 769)]),  # one of the 8 windows of a slide over 1025x2049
-    "cityscapes_slide_r50": (50, 19, True, [(1025, 2049)]),  # a whole picture in 8 such windows, from uint8 to labels
-    "cityscapes_769_r101": (101, 19, True, [(1, 3, 769, 769)]),
-    "growth": (50, 19, False, [(1, 3, side, side) for side in (256, 512, 768, 1024, 1536, 2048)]),
+CASES = {  # the index's model whose architecture is run, and the shapes of its inputs
+    "ade20k_r50": ("upernet_r50_512x512_160k_ade20k", [(1, 3, 512, 512)]),
+    "ade20k_r101": ("upernet_r101_512x512_160k_ade20k", [(1, 3, 512, 512)]),
+    "ade20k_r50_batch8": ("upernet_r50_512x512_160k_ade20k", [(8, 3, 512, 512)]),
+    "ade20k_r101_batch8": ("upernet_r101_512x512_160k_ade20k", [(8, 3, 512, 512)]),
+    "cityscapes_r50": ("upernet_r50_512x1024_40k_cityscapes", [(1, 3, 1024, 2048)]),
+    "cityscapes_r101": ("upernet_r101_512x1024_40k_cityscapes", [(1, 3, 1024, 2048)]),
+    "cityscapes_769_r50": ("upernet_r50_769x769_40k_cityscapes", [(1, 3, 769, 769)]),  # one of the 8 windows of a slide over 1025x2049
+    "cityscapes_slide_r50": (
+        "upernet_r50_769x769_40k_cityscapes",
+        [(1025, 2049)],
+    ),  # 8 such windows, uint8 to labels
+    "cityscapes_769_r101": ("upernet_r101_769x769_40k_cityscapes", [(1, 3, 769, 769)]),
+    "ade20k_swin_t": ("upernet_swin_tiny_patch4_window7_512x512_160k_ade20k_pretrain_224x224_1K", [(1, 3, 512, 512)]),
+    "ade20k_convnext_s": ("upernet_convnext_small_fp16_512x512_160k_ade20k", [(1, 3, 512, 512)]),
+    "ade20k_vit_b_mln": ("upernet_vit-b16_mln_512x512_160k_ade20k", [(1, 3, 512, 512)]),
+    "ade20k_beit_b": ("upernet_beit-base_8x2_640x640_160k_ade20k", [(1, 3, 640, 640)]),
+    "growth": ("upernet_r50_512x1024_40k_cityscapes", [(1, 3, side, side) for side in (256, 512, 768, 1024, 1536, 2048)]),
 }
-SYSTEMS_OF = {"growth": ("mmsegmentation", "onnxruntime", "plain", "fused"), "cityscapes_slide_r50": ("mmsegmentation", "plain", "fused")}
+OTHER_KINDS = ("mmsegmentation", "transformers", "plain", "fused")
+SYSTEMS_OF = {
+    "growth": ("mmsegmentation", "onnxruntime", "plain", "fused"),
+    "cityscapes_slide_r50": ("mmsegmentation", "plain", "fused"),
+    **dict.fromkeys(("ade20k_swin_t", "ade20k_convnext_s"), OTHER_KINDS),
+    **dict.fromkeys(("ade20k_vit_b_mln", "ade20k_beit_b"), ("mmsegmentation", "plain", "fused")),
+}
 
 
 def measure(systems, shape, repeats):
@@ -67,24 +80,23 @@ def main() -> None:
         parser.error(f"unknown case {', '.join(sorted(unknown))}; known are {', '.join(CASES)}")
     wanted = list(args.systems)
     for case in args.cases or ["ade20k_r50"]:
-        depth, classes, align_corners, shapes = CASES[case]
+        name, shapes = CASES[case]
         args.systems = [name for name in wanted if name in SYSTEMS_OF.get(case, wanted)]
         with tempfile.TemporaryDirectory() as folder:
-            systems = start(args, write_weights(Path(folder), depth, classes, align_corners), depth, classes, align_corners)
+            systems = start(args, write_weights(Path(folder), name))
             results = {}
             for shape in shapes:
-                name = "x".join(map(str, shape))
-                results[name] = measure(systems, shape, args.repeats)
+                size = "x".join(map(str, shape))
+                results[size] = measure(systems, shape, args.repeats)
                 for system in systems:
                     # the others compute what the plain model does, and a slide what one of its windows does, eight times
                     if len(shape) == 4 and system.name not in ("torch.compile", "onnxruntime", "openvino"):
-                        results[name]["systems"][system.name]["gmacs"] = system.ask(gmacs=shape)["gmacs"]
-                print(name, results[name])
+                        results[size]["systems"][system.name]["gmacs"] = system.ask(gmacs=shape)["gmacs"]
+                print(size, results[size])
             versions = {system.name: system.about["versions"] for system in systems}
             for system in systems:
                 system.close()
-        settings = {"depth": depth, "classes": classes, "align_corners": align_corners, "repeats": args.repeats}
-        record(f"inference_{case}", results, **settings, systems=versions)
+        record(f"inference_{case}", results, model=name, repeats=args.repeats, systems=versions)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
-from servers import Server  # noqa: E402
-from stand_in import command, listing, process_environment  # noqa: E402
-
-from upernet_zoo import sources  # noqa: E402
+from support.servers import Server
+from support.stand_in import command, listing, process_environment
 
 SIZE = 64_000_000
 RATE = 40_000_000  # bytes per second
@@ -58,8 +56,8 @@ def kills(server, url, content, cache, count, seed):
     def check():
         if target.exists():
             seen["corrupt_files"] += hashlib.sha256(target.read_bytes()).hexdigest() != digest
-        receipt = sources.read_receipt(target)
-        seen["wrong_receipts"] += sources.receipt_path(target).exists() and (receipt is None or receipt.sha256 != digest)
+        receipt = cache.read_receipt(target)
+        seen["wrong_receipts"] += cache.receipt_path(target).exists() and (receipt is None or receipt.sha256 != digest)
         if partial.exists():
             data = partial.read_bytes()
             seen["wrong_partials"] += data != content[: len(data)]
@@ -76,7 +74,7 @@ def kills(server, url, content, cache, count, seed):
         if target.exists():
             seen["completions"] += 1
             target.unlink()
-            sources.receipt_path(target).unlink(missing_ok=True)
+            cache.receipt_path(target).unlink(missing_ok=True)
     while not partial.exists() or not 1_000_000 < partial.stat().st_size < SIZE:  # so that there is something to resume
         process = start(line)
         time.sleep(0.8)
@@ -128,7 +126,10 @@ def models_at_once(folder, count):
     fixture = sorted((ROOT / "tests" / "fixtures").glob("upernet_*/expected.json"))[0]
     expected = json.loads(fixture.read_text())
     name, config, checkpoint = fixture.parent.name, expected["config"], fixture.parent / expected["checkpoint"]
-    architecture = {key: config[key] for key in ("depth", "base_channels", "channels", "aux_channels", "num_classes", "align_corners")}
+    architecture = {key: config[key] for key in ("channels", "num_classes", "align_corners")}
+    widths = {"base_channels": config["base_channels"], "stem_channels": config["base_channels"]}
+    architecture["backbone"] = {"kind": "resnet", "depth": config["depth"], **widths}
+    architecture["auxiliary"] = {"channels": config["aux_channels"]}
     recipe = {"scale": config["img_scale"], "mode": config["test_cfg"]["mode"]}
     if recipe["mode"] == "slide":
         recipe |= {"crop": config["test_cfg"]["crop_size"], "stride": config["test_cfg"]["stride"]}
@@ -139,7 +140,7 @@ def models_at_once(folder, count):
             "In Collection": "small",
             "Metadata": {"Method": "UPerNet", "Backbone": f"R-{config['depth']}", "Crop Size": "64x96", "Lr schd": 1},
             "Results": [{"Task": "Semantic Segmentation", "Dataset": "none", "Metrics": {}}],
-            "Config": architecture | recipe | {"stem_channels": config["base_channels"], "labels": labels},
+            "Config": architecture | recipe | {"labels": labels},
             "Weights": f"{server.url}/{checkpoint.name}",
             "SHA256": expected["sha256"][:8],
         }
@@ -193,7 +194,7 @@ def main():
         "date": datetime.date.today().isoformat(),
         "command": " ".join(["python", "benchmarks/kill_download.py", *sys.argv[1:]]),
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version()} | {n: metadata.version(n) for n in ("requests", "urllib3", "filelock", "torch")},
+        "versions": {"python": platform.python_version()} | {n: metadata.version(n) for n in ("requests", "urllib3", "torch")},
         "file_bytes": SIZE,
         "server_bytes_per_second": RATE,
         "seed": options.seed,

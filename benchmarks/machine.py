@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,16 @@ def cpu_model() -> str:
 def _shown(argument: str) -> str:
     """An argument without the folders that only this machine has."""
     name, _, path = argument.rpartition("=")
-    if not os.path.isabs(path):
+    if not Path(path).is_absolute():
         return argument
     path = os.path.relpath(path)
-    return f"{name}{'=' if name else ''}{os.path.join('...', os.path.basename(path)) if path.startswith('..') else path}"
+    return f"{name}{'=' if name else ''}{Path('...', Path(path).name) if path.startswith('..') else path}"
 
 
 def conditions(packages: tuple[str, ...] = ("torch", "numpy", "pillow", "safetensors")) -> dict[str, Any]:
     """Date, command line, versions and machine of this process."""
     return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": " ".join(["python", *map(_shown, sys.argv)]),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
         "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"},

@@ -16,19 +16,18 @@ from systems import System, add_options, pythons, write_weights
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--depth", type=int, default=50)
-    parser.add_argument("--classes", type=int, default=19)
+    parser.add_argument("--model", default="upernet_r50_512x1024_40k_cityscapes", help="name of the index")
     add_options(parser, ("mmsegmentation", "onnxruntime", "plain", "fused"))
     args = parser.parse_args()
     import sys
 
     results = {}
     with tempfile.TemporaryDirectory() as folder:
-        weights = write_weights(Path(folder), args.depth, args.classes, False)
+        weights = write_weights(Path(folder), args.model)
         for name in args.systems:
             try:
                 for _ in range(2):  # the first run of ONNX Runtime and OpenVINO exports; the second finds the file
-                    system = System(name, pythons(args.python).get(name, sys.executable), weights, args.depth, args.classes, False)
+                    system = System(name, pythons(args.python).get(name, sys.executable), weights)
                     answer = system.ask(shape=(1, 3, *args.size))
                     system.close()
             except RuntimeError as error:
@@ -40,7 +39,7 @@ def main() -> None:
     if {"mmsegmentation", "fused"} <= results.keys():
         peaks = {name: results[name]["peak_mb"] for name in ("mmsegmentation", "fused")}
         results["fused_part_of_mmsegmentation"] = round(peaks["fused"] / peaks["mmsegmentation"], 3)
-    record("memory", results, size=list(args.size), depth=args.depth, classes=args.classes)
+    record("memory", results, size=list(args.size), model=args.model)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """One system that runs UPerNet, in a process of its own: started by systems.py with the Python of that system's environment.
 
-    python peer.py SYSTEM WEIGHTS DEPTH CLASSES ALIGN_CORNERS
+    python peer.py SYSTEM WEIGHTS
 
-It loads WEIGHTS (a checkpoint in the published format; transformers and segmentation_models.pytorch cannot take it and use random weights
-of the same architecture), says so in a line of JSON, and then answers each line of JSON on standard input with one on standard output:
-{"shape": [N, 3, H, W]} runs a forward pass to full-size logits; {"gmacs": shape} counts its multiplications. {"shape": [H, W]} segments an
-RGB picture of that size, from uint8 to label map, as the 769x769 models do: in windows of 769x769 every 513 pixels.
+It loads WEIGHTS (a checkpoint in the published format, with mmsegmentation's config beside it; segmentation_models.pytorch cannot take it
+and uses random weights of the same architecture), says so in a line of JSON, and then answers each line of JSON on standard input with
+one on standard output: {"shape": [N, 3, H, W]} runs a forward pass to full-size logits; {"gmacs": shape} counts its multiplications.
+{"shape": [H, W]} segments an RGB picture of that size, from uint8 to label map, as the 769x769 models do: in windows of 769x769 every 513
+pixels.
 """
 
 import dataclasses
@@ -15,8 +16,9 @@ import subprocess
 import sys
 import time
 from importlib import metadata
+from pathlib import Path
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+HERE = str(Path(__file__).resolve().parent)
 PACKAGES = {  # whose versions matter
     "mmsegmentation": ("torch", "mmcv", "mmsegmentation"),
     "plain": ("torch", "upernet-zoo"),
@@ -26,22 +28,19 @@ PACKAGES = {  # whose versions matter
     "openvino": ("torch", "openvino"),
     "transformers": ("torch", "transformers", "timm"),
     "segmentation_models.pytorch": ("torch", "segmentation-models-pytorch", "timm"),
+    **{f"{runtime} {form}": (runtime,) for runtime in ("onnxruntime", "openvino") for form in ("plain", "fused")},
 }
-TAKES_WEIGHTS = {"mmsegmentation", "plain", "fused", "torch.compile", "onnxruntime", "openvino"}
+TAKES_WEIGHTS = {"mmsegmentation", "transformers", "plain", "fused", "torch.compile", "onnxruntime", "openvino"} | {
+    f"{runtime} {form}" for runtime in ("onnxruntime", "openvino") for form in ("plain", "fused")
+}
 
 
-def load_mmsegmentation(weights, depth, classes, align_corners):
+def load_mmsegmentation(weights):
     import mmcv
-    import mmseg
     import torch
     from mmseg.apis import inference_segmentor, init_segmentor
 
-    configs = os.path.join(os.path.dirname(mmseg.__file__), ".mim", "configs", "upernet")
-    name = "769x769_40k_cityscapes" if align_corners else "512x512_80k_ade20k"
-    config = mmcv.Config.fromfile(os.path.join(configs, f"upernet_r{depth}_{name}.py"))
-    for head in (config.model.decode_head, config.model.auxiliary_head):
-        head.num_classes = classes
-    model = init_segmentor(config, weights, device="cpu")
+    model = init_segmentor(mmcv.Config.fromfile(str(Path(weights).with_suffix(".py"))), weights, device="cpu")
     metas = [{}]
 
     def run(x):
@@ -62,19 +61,19 @@ def run_ours(model):
     return lambda x: segmenter(x).labels if x.ndim == 3 else model(torch.from_numpy(x))
 
 
-def load_plain(weights, *_):
+def load_plain(weights):
     import upernet_zoo
 
     return run_ours(upernet_zoo.load_checkpoint(weights))
 
 
-def load_fused(weights, *_):
+def load_fused(weights):
     import upernet_zoo
 
     return run_ours(upernet_zoo.optimize_for_inference(upernet_zoo.load_checkpoint(weights)))
 
 
-def load_compiled(weights, *_):
+def load_compiled(weights):
     import torch
 
     import upernet_zoo
@@ -83,29 +82,32 @@ def load_compiled(weights, *_):
     return lambda x: model(torch.from_numpy(x))
 
 
-def load_transformers(weights, depth, classes, align_corners):
+def load_transformers(weights):
     import torch
-    from transformers import TimmBackboneConfig, UperNetConfig, UperNetForSemanticSegmentation
 
-    backbone = TimmBackboneConfig(backbone=f"resnet{depth}c", out_indices=(1, 2, 3, 4), use_pretrained_backbone=False)
-    model = UperNetForSemanticSegmentation(UperNetConfig(backbone_config=backbone, num_labels=classes)).eval()
+    import upernet_zoo
+
+    model, _ = upernet_zoo.interop.transformers.to_transformers(upernet_zoo.load_checkpoint(weights))
     return lambda x: model(torch.from_numpy(x)).logits
 
 
-def load_smp(weights, depth, classes, align_corners):
+def load_smp(weights):
     import segmentation_models_pytorch as smp
     import torch
 
-    model = smp.UPerNet(f"resnet{depth}", encoder_weights=None, decoder_channels=512, classes=classes).eval()
+    import upernet_zoo
+
+    config = upernet_zoo.load_checkpoint(weights).config
+    model = smp.UPerNet(f"resnet{config.backbone.depth}", encoder_weights=None, decoder_channels=512, classes=config.num_classes).eval()
     return lambda x: model(torch.from_numpy(x))
 
 
 def onnx_file(weights, shape):
     """The plain model exported for one shape, by another process so that this one's memory is the runtime's own."""
     path = f"{weights}.{'x'.join(map(str, shape))}.onnx"
-    if not os.path.exists(path):
+    if not Path(path).exists():
         subprocess.run(
-            [sys.executable, os.path.abspath(__file__), "export", weights, path, *map(str, shape)], check=True, stdout=sys.stderr
+            [sys.executable, str(Path(__file__).resolve()), "export", weights, path, *map(str, shape)], check=True, stdout=sys.stderr
         )
     return path
 
@@ -119,7 +121,7 @@ def export(weights, path, *shape):
     torch.onnx.export(model, (torch.randn(*map(int, shape)),), path, dynamo=True, external_data=False)
 
 
-def load_onnxruntime(weights, *_):
+def load_onnxruntime(weights):
     import onnxruntime
 
     sessions = {}
@@ -134,7 +136,7 @@ def load_onnxruntime(weights, *_):
     return run
 
 
-def load_openvino(weights, *_):
+def load_openvino(weights):
     import openvino
 
     models = {}
@@ -149,7 +151,27 @@ def load_openvino(weights, *_):
     return run
 
 
+def load_exported(runtime, form):
+    """A file that portable.py has exported beside the weights."""
+
+    def load(weights):
+        path = f"{weights}.{form}.onnx"
+        if runtime == "openvino":
+            import openvino
+
+            options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+            model = openvino.Core().compile_model(path, "CPU", options)
+            return lambda x: model(x)[0]
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return lambda x: session.run(None, {"pictures": x})[0]
+
+    return load
+
+
 LOADERS = {
+    **{f"{runtime} {form}": load_exported(runtime, form) for runtime in ("onnxruntime", "openvino") for form in ("plain", "fused")},
     "mmsegmentation": load_mmsegmentation,
     "plain": load_plain,
     "fused": load_fused,
@@ -163,14 +185,14 @@ LOADERS = {
 
 def megabytes():
     """Peak resident memory of this process so far (getrusage counts what the parent had when it forked)."""
-    with open("/proc/self/status") as lines:
+    with Path("/proc/self/status").open() as lines:
         return next(round(int(line.split()[1]) / 1024) for line in lines if line.startswith("VmHWM:"))
 
 
 def main():
     if sys.argv[1] == "export":
         return export(*sys.argv[2:])
-    system, weights, depth, classes, align_corners = sys.argv[1:]
+    system, weights = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to standard error
 
@@ -186,7 +208,7 @@ def main():
         return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
     before = megabytes()
-    run = LOADERS[system](weights, int(depth), int(classes), align_corners == "True")
+    run = LOADERS[system](weights)
     answer(
         versions={name: metadata.version(name) for name in PACKAGES[system]},
         takes_weights=system in TAKES_WEIGHTS,
@@ -212,7 +234,7 @@ def main():
                     assert logits.shape == x.shape[:2], logits.shape
                     probe = logits[::15, ::15]
                 else:
-                    assert logits.shape == (len(x), int(classes), *x.shape[2:]), logits.shape
+                    assert (len(logits), *logits.shape[2:]) == (len(x), *x.shape[2:]), logits.shape
                     probe = logits[:, :, ::61, ::67]
                 answer(seconds=seconds, peak_mb=megabytes(), probe=probe.flatten().tolist())
                 del logits

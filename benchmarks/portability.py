@@ -1,13 +1,16 @@
 """Models taken elsewhere, and what is computed there: mmsegmentation 0.30, transformers, ONNX Runtime, on models of full width.
 
     python benchmarks/portability.py mmsegmentation transformers onnx --mmsegmentation-python=PYTHON
+    python benchmarks/portability.py family --mmsegmentation-python=PYTHON --mmsegmentation-1x-python=PYTHON
 
 Random weights, batch norms and classifiers far from their initial values; for label maps the classifier is fitted to the brightness of
 the photo, in five steps, so that there are regions and margins. mmsegmentation runs in an environment of its own, whose Python is
-given; it loads what `to_mmsegmentation` wrote with strict=True. Writes results/portability_*.json.
+given; it loads what `to_mmsegmentation` wrote with strict=True. `family` does so with a narrow model of every kind of backbone, neck and
+head, in mmsegmentation 0.30 and in 1.x. Writes results/portability_*.json.
 """
 
 import argparse
+import dataclasses
 import subprocess
 import sys
 import tempfile
@@ -21,14 +24,14 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from lively import fit_classifier, lively  # noqa: E402
+from support.lively import fit_classifier, lively
 
-import upernet_zoo as uz  # noqa: E402
-from upernet_zoo import export  # noqa: E402
+import upernet_zoo as uz
+from upernet_zoo.interop import export
 
 PHOTOS = ROOT / "tests" / "fixtures" / "photos"
 FIXTURES = ROOT / "tests" / "fixtures"
-PACKAGES = {"mmsegmentation": (), "transformers": ("transformers", "timm"), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+PACKAGES = {"mmsegmentation": (), "family": (), "transformers": ("transformers", "timm"), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 MMSEGMENTATION = """
 import sys, warnings; warnings.filterwarnings("ignore")
 import mmcv, numpy as np, torch
@@ -42,6 +45,44 @@ with torch.no_grad():
     x = torch.from_numpy(np.load(source))
     np.save(target, model.encode_decode(x, [{}] * len(x)).numpy())
 """
+
+# Python of 0.x and of 1.x: each `model.pth` in a folder, with `x.npy` beside it, to `y.npy`
+FAMILY = (
+    """
+import sys, warnings; warnings.filterwarnings("ignore")
+from pathlib import Path
+import mmcv, mmseg, numpy as np, torch
+from mmcv.runner import load_checkpoint
+from mmseg.models import build_segmentor
+torch.set_num_threads(1)
+for path in sorted(Path(sys.argv[1]).glob("*/model.pth")):
+    model = build_segmentor(mmcv.Config.fromfile(str(path.with_suffix(".py"))).model).eval()
+    load_checkpoint(model, str(path), map_location="cpu", strict=True)
+    with torch.no_grad():
+        x = torch.from_numpy(np.load(path.with_name("x.npy")))
+        np.save(path.with_name("y.npy"), model.encode_decode(x, [{}] * len(x)).numpy())
+print("mmsegmentation", mmseg.__version__)
+""",
+    """
+import sys, warnings; warnings.filterwarnings("ignore")
+from pathlib import Path
+import mmseg, numpy as np, torch
+from mmengine.config import Config
+from mmengine.runner import load_checkpoint
+from mmseg.registry import MODELS
+from mmseg.utils import register_all_modules
+register_all_modules()
+torch.set_num_threads(1)
+for path in sorted(Path(sys.argv[1]).glob("*/model.pth")):
+    model = MODELS.build(Config.fromfile(str(path.with_suffix(".py"))).model).eval()
+    load_checkpoint(model, str(path), map_location="cpu", strict=True)
+    with torch.no_grad():
+        x = torch.from_numpy(np.load(path.with_name("x.npy")))
+        metas = [{"img_shape": x.shape[2:], "pad_shape": x.shape[2:], "ori_shape": x.shape[2:]}] * len(x)
+        np.save(path.with_name("y.npy"), model.encode_decode(x, metas).numpy())
+print("mmsegmentation", mmseg.__version__)
+""",
+)
 
 
 def largest(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -60,11 +101,44 @@ def mmsegmentation(python: str, folder: Path) -> dict[str, float]:
     x = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     np.save(folder / "x.npy", x.numpy())
     for name, model in models.items():
-        uz.convert.to_mmsegmentation(model, folder / "model.pth")
+        uz.interop.mmsegmentation.to_mmsegmentation(model, folder / "model.pth")
         command = [python, "-c", MMSEGMENTATION, folder / "model.pth", folder / "x.npy", folder / "y.npy"]
         subprocess.run(command, check=True, capture_output=True)
         found[name] = largest(torch.from_numpy(np.load(folder / "y.npy")), model(x))
         print("mmsegmentation", name, found[name], flush=True)
+    return found
+
+
+@torch.no_grad()
+def family(pythons: tuple[str, str], folder: Path) -> dict[str, dict[str, float | str]]:
+    """Logits in both versions of narrow models that were written for them, against ours.
+
+    1.x has no step for the recipe of BEiT and MAE: that is said, and their network is held against it with a recipe that it has.
+    """
+    models = {path.parent.name: uz.load_checkpoint(path) for path in sorted((FIXTURES / "family").glob("*/*.pth"))}
+    found: dict[str, dict[str, float | str]] = {name: {} for name in models}
+    for version, python in enumerate(pythons):
+        refused = set()
+        for name, model in models.items():
+            place = folder / str(version) / name
+            place.mkdir(parents=True)
+            x = torch.randn(2, 3, *(model.config.backbone.input_size or (75, 97)), generator=torch.Generator().manual_seed(0))
+            np.save(place / "x.npy", x.numpy())
+            try:
+                uz.interop.mmsegmentation.to_mmsegmentation(model, place / "model.pth", version=version)
+            except uz.errors.ArgumentError as error:
+                found[name][f"{version}.x"] = f"refused: {error}"
+                refused.add(name)
+                plain = uz.UPerNet(model.config, uz.Recipe(scale=model.recipe.scale), model.label_set).eval()
+                plain.load_state_dict(model.state_dict())
+                uz.interop.mmsegmentation.to_mmsegmentation(plain, place / "model.pth", version=version)
+        done = subprocess.run([python, "-c", FAMILY[version], str(folder / str(version))], check=True, stdout=subprocess.PIPE, text=True)
+        print(done.stdout.strip().splitlines()[-1], flush=True)
+        for name, model in models.items():
+            place = folder / str(version) / name
+            difference = largest(torch.from_numpy(np.load(place / "y.npy")), model(torch.from_numpy(np.load(place / "x.npy"))))
+            found[name][f"{version}.x, another recipe" if name in refused else f"{version}.x"] = difference
+            print(name, version, difference, flush=True)
     return found
 
 
@@ -77,21 +151,21 @@ def transformers(folder: Path) -> dict[str, dict]:
     for name in ("upernet_r50_512x512_160k_ade20k", "upernet_r101_512x512_160k_ade20k"):
         entry = uz.model_info(name)
         model = lively(entry.config, entry.recipe, entry.label_set)
-        theirs, _ = uz.bridges.to_transformers(model)
+        theirs, _ = uz.interop.transformers.to_transformers(model)
         x = torch.randn(2, 3, 97, 131, generator=torch.Generator().manual_seed(0))
         result = {"logits": largest(theirs(x).logits, model(x))}
-        uz.bridges.save_transformers(model, folder / name)
-        back = uz.bridges.load_transformers(folder / name)
+        uz.interop.transformers.save_transformers(model, folder / name)
+        back = uz.interop.transformers.load_transformers(folder / name)
         result["back_bit_for_bit"] = all(torch.equal(back.state_dict()[k], v) for k, v in model.state_dict().items())
         result["back_same_description"] = (back.config, back.recipe, back.label_set) == (model.config, model.recipe, model.label_set)
         found[name] = result
         print("transformers", name, result, flush=True)
     entry = uz.model_info("upernet_r50_512x512_20k_voc12aug")
-    config = uz.UPerNetConfig(**{**entry.config.to_dict(), "num_classes": 5})
+    config = dataclasses.replace(entry.config, num_classes=5)
     for photo in ("coffee.png", "chelsea.png"):
         image = Image.open(PHOTOS / photo).convert("RGB")
         model = fit_classifier(lively(config, entry.recipe), np.array(image))
-        theirs, processor = uz.bridges.to_transformers(model)
+        theirs, processor = uz.interop.transformers.to_transformers(model)
         labels = np.full((image.height, image.width), 255)
         for segment in pipeline("image-segmentation", model=theirs, image_processor=processor)(image):
             labels[np.array(segment["mask"]) > 0] = model.label_set.classes.index(segment["label"])
@@ -109,7 +183,7 @@ def onnx(folder: Path) -> dict[str, dict]:
         return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     entry = uz.model_info("upernet_r50_512x512_20k_voc12aug")
-    config = uz.UPerNetConfig(**{**entry.config.to_dict(), "num_classes": 5})
+    config = dataclasses.replace(entry.config, num_classes=5)
     image = np.array(Image.open(PHOTOS / "coffee.png").convert("RGB"))
     model = fit_classifier(lively(config, entry.recipe), image)
     run = session(export.to_onnx(model, folder / "logits.onnx"))
@@ -133,13 +207,16 @@ def onnx(folder: Path) -> dict[str, dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="+", choices=("mmsegmentation", "transformers", "onnx"))
+    parser.add_argument("parts", nargs="+", choices=("mmsegmentation", "family", "transformers", "onnx"))
     parser.add_argument("--mmsegmentation-python", metavar="PYTHON", help="of an environment with mmsegmentation 0.30")
+    parser.add_argument("--mmsegmentation-1x-python", metavar="PYTHON", help="of an environment with mmsegmentation 1.x")
     args = parser.parse_args()
     torch.set_num_threads(1)
     for part in args.parts:
         with tempfile.TemporaryDirectory() as folder:
-            if part == "mmsegmentation":
+            if part == "family":
+                results = family((args.mmsegmentation_python, args.mmsegmentation_1x_python), Path(folder))
+            elif part == "mmsegmentation":
                 results = mmsegmentation(args.mmsegmentation_python, Path(folder))
             else:
                 results = {"transformers": transformers, "onnx": onnx}[part](Path(folder))

@@ -1,8 +1,11 @@
 """Label maps from stride-4 logits: the library's tiles against two F.interpolate and an argmax, and against blocks of classes.
 
+Logits have their channels last in memory, as the fused model gives them. `tiles_by_index_select` are the same tiles with rows of logits
+taken by `index_select`, as they were before: it copies such logits as a whole for each row of tiles.
+
     python benchmarks/resample.py [--repeats 5] [--threads 2]
 
-Three sizes, each with the logits of a network (the fixture checkpoints on a photo) and with independent normal ones, in which no class can
+Five sizes, each with the logits of a network (the fixture checkpoints on a photo) and with independent normal ones, in which no class can
 be ruled out anywhere: the worst case. The ways take turns; the medians of wall and of CPU seconds are kept, and how many labels are equal
 to those of the first way. Writes results/resample.json.
 """
@@ -12,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -19,8 +23,9 @@ from machine import record
 from PIL import Image
 from torch import Tensor
 
-from upernet_zoo import load_checkpoint, preprocess, resample
-from upernet_zoo.models.heads import resize
+from upernet_zoo import load_checkpoint
+from upernet_zoo.images import preprocess, resample
+from upernet_zoo.models.layers import resize
 
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
 Size = tuple[int, int]
@@ -28,6 +33,8 @@ Size = tuple[int, int]
 CASES: dict[str, tuple[str, Size, Size]] = {
     "4000x3000, 150 classes": ("upernet_r50_512x512_160k_ade20k", (512, 683), (3000, 4000)),
     "2048x1024, 19 classes": ("upernet_r50_512x1024_40k_cityscapes", (1024, 2048), (1024, 2048)),
+    "1536x1024, 150 classes": ("upernet_r50_512x512_160k_ade20k", (1024, 1536), (1024, 1536)),
+    "512x512, 150 classes": ("upernet_r50_512x512_160k_ade20k", (512, 512), (512, 512)),
     "683x512, 150 classes": ("upernet_r50_512x512_160k_ade20k", (512, 683), (512, 683)),
 }
 BLOCK = 1 << 22
@@ -54,7 +61,12 @@ def tiles(logits: Tensor, via: Size, size: Size) -> Tensor:
     return resample.labels([resample.View(logits, via, False)], size)
 
 
-WAYS: tuple[Callable[[Tensor, Size, Size], Tensor], ...] = (interpolate_twice, class_blocks, tiles)
+def tiles_by_index_select(logits: Tensor, via: Size, size: Size) -> Tensor:
+    with mock.patch.object(resample, "_rows_of", lambda logits, used: logits.index_select(1, used)):
+        return tiles(logits, via, size)
+
+
+WAYS: tuple[Callable[[Tensor, Size, Size], Tensor], ...] = (interpolate_twice, class_blocks, tiles_by_index_select, tiles)
 
 
 def network_logits(name: str, via: Size) -> Tensor:
@@ -62,7 +74,7 @@ def network_logits(name: str, via: Size) -> Tensor:
     photo = np.array(Image.open(FIXTURES / "photos" / "chelsea.png").convert("RGB"))
     x = torch.from_numpy(preprocess.resize_uint8(photo, via)).permute(2, 0, 1)[None].float()
     mean, std = (torch.tensor(v)[:, None, None] for v in (model.recipe.mean, model.recipe.std))
-    return model.decode_head(model.backbone((x - mean) / std))[0]
+    return model.logits((x - mean) / std)[0]
 
 
 def measure(logits: Tensor, via: Size, size: Size, repeats: int) -> dict[str, dict[str, float]]:
@@ -101,8 +113,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     results = {}
     for case, (fixture, via, size) in CASES.items():
-        logits = network_logits(fixture, via)
-        noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+        logits = network_logits(fixture, via).permute(1, 2, 0).contiguous().permute(2, 0, 1)
+        noise = torch.randn_like(logits, generator=torch.Generator().manual_seed(0))
         for kind, values in (("network", logits), ("noise", noise)):
             results[f"{case}, {kind}"] = measure(values, via, size, args.repeats)
             print(f"{case}, {kind}", results[f"{case}, {kind}"], flush=True)

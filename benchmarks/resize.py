@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from machine import record
 
-from upernet_zoo.preprocess import resize_uint8
+from upernet_zoo.images.preprocess import resize_uint8
 
 SIZE = (1024, 2048)
 SOURCES = {"up from 1024x683": (683, 1024), "down from 3000x1500": (1500, 3000), "half of 4096x2048": (2048, 4096)}

@@ -1,6 +1,7 @@
 """Start the systems to compare, each in a process and environment of its own, on the same weights, and ask them in turn."""
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -21,11 +22,14 @@ SYSTEMS = (
     "plain",
     "fused",
 )
+PORTABLE = ("onnxruntime plain", "onnxruntime fused", "openvino plain", "openvino fused")  # files that portable.py has exported
 
 
 def add_options(parser: argparse.ArgumentParser, systems=SYSTEMS) -> None:
     """Which systems, and the Python of each one's environment."""
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(systems), metavar="SYSTEM", help=" ".join(SYSTEMS))
+    parser.add_argument(
+        "--systems", nargs="+", choices=(*SYSTEMS, *PORTABLE), default=list(systems), metavar="SYSTEM", help=" ".join(systems)
+    )
     parser.add_argument(
         "--python",
         action="append",
@@ -46,11 +50,11 @@ def pythons(options: list[str]) -> dict[str, str]:
 class System:
     """A running peer.py."""
 
-    def __init__(self, name: str, python: str, weights: Path, depth: int, classes: int, align_corners: bool):
+    def __init__(self, name: str, python: str, weights: Path):
         self.name = name
         environment = dict(os.environ, PYTHONPATH=str(HERE.parent), PYTHONWARNINGS="ignore")
-        command = [python, str(HERE / "peer.py"), name, str(weights), str(depth), str(classes), str(align_corners)]
-        self.log = tempfile.TemporaryFile("w+")
+        command = [python, str(HERE / "peer.py"), name, str(weights)]
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as this is)
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True)
         self.about = self._answer()
 
@@ -64,10 +68,8 @@ class System:
 
     def ask(self, **request) -> dict:
         """One request of peer.py and its answer."""
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has ended; reading its answer tells how
             print(json.dumps(request), file=self.process.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # it has ended; reading its answer tells how
         return self._answer()
 
     def close(self) -> None:
@@ -77,28 +79,26 @@ class System:
         self.log.close()
 
 
-def start(args, weights: Path, depth: int, classes: int, align_corners: bool) -> list[System]:
+def start(args, weights: Path) -> list[System]:
     """The systems that can run here; says which cannot and why."""
     running = []
     python = pythons(args.python)
     for name in args.systems:
         try:
-            running.append(System(name, python.get(name, sys.executable), weights, depth, classes, align_corners))
+            running.append(System(name, python.get(name, sys.executable), weights))
         except (RuntimeError, OSError) as error:
             print(f"left out: {str(error).strip().splitlines()[0]} {str(error).strip().splitlines()[-1]}", file=sys.stderr)
     return running
 
 
-def write_weights(folder: Path, depth: int, classes: int, align_corners: bool) -> Path:
-    """A full-width checkpoint with random weights of seed 0, in the published (pre-zip) format."""
+def write_weights(folder: Path, name: str) -> Path:
+    """A checkpoint with random weights of seed 0 of a model of the index at full width, and mmsegmentation's config beside it."""
     import torch
 
-    from upernet_zoo import UPerNetConfig
-    from upernet_zoo.checkpoint import to_published
-    from upernet_zoo.models import UPerNet
+    import upernet_zoo as uz
 
     torch.manual_seed(0)
-    model = UPerNet(UPerNetConfig(depth, classes, align_corners))
+    model = uz.create_model(name, pretrained=False)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.weight.data.uniform_(0.6, 1.4)
@@ -106,18 +106,12 @@ def write_weights(folder: Path, depth: int, classes: int, align_corners: bool) -
             module.running_mean.normal_(0, 0.2)
             module.running_var.uniform_(0.5, 1.5)
     with torch.no_grad():  # else one class would have the largest logit nearly everywhere, whatever the picture
-        logits = model.eval().decode_head(model.backbone(torch.randn(1, 3, 256, 256)))
+        logits = model.logits(torch.randn(1, 3, *(model.config.backbone.input_size or (256, 256))))
         spread, mean = torch.std_mean(logits, (0, 2, 3))
         classifier = model.decode_head.classifier
         classifier.bias.sub_(mean).div_(spread)
         classifier.weight.div_(spread[:, None, None, None])
-    path = folder / f"upernet_r{depth}_{classes}_{'align' if align_corners else 'no_align'}.pth"
-    names = [f"class {i}" for i in range(classes)]
-    text = f"model = dict(decode_head=dict(align_corners={align_corners}, pool_scales=(1, 2, 3, 6)), test_cfg=dict(mode='whole'))"
-    meta = {"CLASSES": names, "PALETTE": [[i, i, i] for i in range(classes)], "config": text}
-    content = {"meta": meta, "state_dict": to_published(model.state_dict())}
-    torch.save(content, path, _use_new_zipfile_serialization=False)
-    return path
+    return uz.interop.mmsegmentation.to_mmsegmentation(model, folder / f"{name}.pth")
 
 
 def sgemm_peak(repeats: int = 5) -> float:

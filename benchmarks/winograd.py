@@ -13,7 +13,8 @@ import time
 import torch
 from machine import record
 
-from upernet_zoo.models.fused import DirectConv, WinogradConv3x3
+from upernet_zoo.models.fused.layers import DirectConv
+from upernet_zoo.models.fused.winograd import WinogradConv3x3
 
 # channels and side of the map, of a 512x512 picture
 HEAD = [(512, 128), (512, 64), (512, 32), (256, 128), (128, 128), (64, 128)]

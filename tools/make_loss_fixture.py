@@ -14,7 +14,7 @@ CLASSES, SIZE, IGNORE = 7, (32, 48), 255
 
 
 def original(logits: torch.Tensor, target: torch.Tensor, weight: float, align_corners: bool) -> float:
-    """What a head of the original gives for its logits: resized to the labels, averaged over the labelled pixels, weighted."""
+    """What a head of the original gives for its logits: resized to the labels, averaged over the labeled pixels, weighted."""
     loss = dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=weight, avg_non_ignore=True)
     head = FCNHead(in_channels=4, channels=4, num_classes=CLASSES, loss_decode=loss, align_corners=align_corners, ignore_index=IGNORE)
     return head.losses(logits, target[:, None])["loss_ce"].item()

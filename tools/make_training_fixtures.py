@@ -15,16 +15,17 @@ import shutil
 import tempfile
 import warnings
 from pathlib import Path
+from typing import ClassVar
 
 warnings.filterwarnings("ignore")
-import mmcv  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from mmseg import __version__  # noqa: E402
-from mmseg.apis import train_segmentor  # noqa: E402
-from mmseg.datasets import build_dataset  # noqa: E402
-from mmseg.models import build_segmentor  # noqa: E402
-from PIL import Image  # noqa: E402
+import mmcv
+import numpy as np
+import torch
+from mmseg import __version__
+from mmseg.apis import train_segmentor
+from mmseg.datasets import build_dataset
+from mmseg.models import build_segmentor
+from PIL import Image
 
 CLASSES, PALETTE = ["ground", "box", "disc"], [[10, 20, 30], [200, 100, 0], [0, 120, 240]]
 STEPS = 6
@@ -191,7 +192,7 @@ def train_1x(out, name, model):
             return {key: value for key, value in losses.items() if "loss" in key}
 
     class Boxes(torch.utils.data.Dataset):
-        metainfo = dict(classes=tuple(CLASSES), palette=PALETTE, reduce_zero_label=False)
+        metainfo: ClassVar[dict] = dict(classes=tuple(CLASSES), palette=PALETTE, reduce_zero_label=False)
 
         def __len__(self):
             return 4
