@@ -3,9 +3,18 @@
 model = torch.hub.load("upernet-zoo/upernet_zoo", "upernet_r50_512x512_160k_ade20k")
 """
 
+from __future__ import annotations as _annotations
+
+from collections.abc import Callable as _Callable
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from upernet_zoo import index as _index
 
-dependencies = ["torch", "torchvision", "numpy", "PIL", "yaml", "requests", "tqdm", "filelock", "safetensors", "huggingface_hub"]
+if _TYPE_CHECKING:
+    from upernet_zoo import UPerNet as _UPerNet
+
+dependencies = ["torch", "torchvision", "numpy", "PIL", "yaml", "requests", "tqdm", "safetensors", "huggingface_hub"]
 
 _DOC = """{name}: UPerNet with a {backbone} backbone, trained on {dataset} at {crop} for {schedule} iterations.
 
@@ -19,19 +28,19 @@ mIoU {metrics}; {count} classes ({classes}, ...).
     segmentation.labels                             # (H, W) uint8 label map in the picture's own size
     segmentation.overlay().save("overlay.png")
 
-    from upernet_zoo.preprocess import load_image, prepare   # or the network by hand
+    from upernet_zoo.images.preprocess import load_image, prepare   # or the network by hand
     logits = model(prepare(load_image("street.jpg"), model.recipe))
     labels = logits.argmax(1)
 
 Args:
-    pretrained: False gives freshly initialised weights and downloads nothing.
+    pretrained: False gives freshly initialized weights and downloads nothing.
     progress: show a progress bar while downloading.
     keywords: as for upernet_zoo.create_model, such as checkpoint, num_classes, device, cache_dir.
 """
 
 
-def _entry_point(entry):
-    def load(pretrained=True, progress=True, **keywords):
+def _entry_point(entry: _index.ModelEntry) -> _Callable[..., _UPerNet]:
+    def load(pretrained: bool = True, progress: bool = True, **keywords: _Any) -> _UPerNet:
         from upernet_zoo.factory import create_model
 
         return create_model(entry.name, pretrained, progress=progress, **keywords)
