@@ -25,6 +25,7 @@ from .hub.copies import NAMES, in_repository
 from .hub.copies import Copy as Copy
 from .hub.copies import in_folder as in_folder
 from .index import ModelEntry
+from .models.backbones._base import backbone_class
 from .models.upernet import UPerNet, check_keys
 from .provenance import fingerprint, note_verified
 from .reference import Kind, Reference, Repository
@@ -182,6 +183,8 @@ def understand(
                 return dataclasses.replace(left, origin=left.origin or origin), tensors, report
             found, tensors, report = infer(checkpoint, origin, foreign.settings(copy.config, copy.library, copy.place))
             report.assumed += foreign.assumptions(copy.config, copy.place)
+            if copy.library == "smp" and (note := backbone_class(found.config.backbone).note_of(found.config.backbone, "smp")):
+                report.assumed.append(f"that it computes what mmsegmentation does ({note.rstrip('.')})")
             return found, tensors, report
         except ConfigError as error:
             raise CheckpointError(f"{copy.place}: {error}") from None

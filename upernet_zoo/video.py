@@ -55,7 +55,7 @@ class VideoReport:
             number, error = next(iter(self.failures.items()))
             raise ImageError(
                 f"{len(self.failures)} of {self.frames} frames could not be segmented; {self.table} has why, {self.video} goes without "
-                f"them. The first is frame {number}: {error}."
+                f"them. The first is frame {number}: {error}. Get the file again, or go on with what was written."
             )
 
 

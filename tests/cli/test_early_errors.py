@@ -20,6 +20,10 @@ CASES = (
     (["predict", "local-dir:", "here.png"], 1, "expected a folder"),
     (["predict", NAME, "here.png", "--checkpoint", "missing.pth"], 1, "No checkpoint file at missing.pth"),
     (["predict", NAME, "here.png", "--alpha", "2"], 1, "from 0 to 1"),
+    (["predict", NAME, "here.png", "--every", "0"], 1, "each tenth frame"),
+    (["predict", NAME, "here.png", "--every", "2"], 1, "--every is for videos, and no video is given"),
+    (["predict", NAME, "film.mp4", "--tile", "64"], 1, "film.mp4 is a video"),
+    (["predict", NAME, "films"], 1, "It has 1 video: give each by its own name"),
     (["predict", NAME, "here.png", "--mode", "Slide"], 2, "Did you mean 'slide'?"),
     (["predict", NAME, "here.png", "--Out", "x"], 2, "Did you mean '--out'?"),
     (["evaluate", "demo", "voc", "."], 1, "Did you mean 'voc12aug'?"),
@@ -49,6 +53,9 @@ def here(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (8, 8)).save("here.png")
+    (tmp_path / "film.mp4").touch()
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "film.mp4").touch()
 
 
 @pytest.mark.parametrize("arguments, status, message", CASES, ids=[" ".join(case[0]) for case in CASES])

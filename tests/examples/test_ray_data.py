@@ -16,6 +16,7 @@ import upernet_zoo as uz
 pytestmark = pytest.mark.large  # the two workers want both cores
 pytest.importorskip("ray")
 parquet = pytest.importorskip("pyarrow.parquet")
+parquet_table = pytest.importorskip("pyarrow").table
 
 BAD = {
     "0007.png": b"",
@@ -85,6 +86,23 @@ def test_files_to_parquet_as_the_plain_loop(tmp_path, model):
     rows = {row["path"].rpartition("/")[2]: row for row in parquet.read_table(out).to_pylist()}
     names = sorted(path.name for path in folder.iterdir() if path.suffix != ".txt")
     assert len(names) == 500 and _require_equal(rows, names, folder, model) == sorted(BAD)
+
+
+def test_parquet_to_parquet_as_the_plain_loop(tmp_path, model):
+    """Two files with other columns beside, a picture of no bytes at all among them."""
+    folder, out, source = tmp_path / "pictures", tmp_path / "out", tmp_path / "source"
+    _pictures(folder, 40)
+    names = sorted(path.name for path in folder.iterdir() if path.suffix != ".txt")
+    source.mkdir()
+    for number, part in enumerate((names[:15], names[15:])):
+        content = [(folder / name).read_bytes() or None for name in part]
+        table = {"id": part, "picture": content, "place": ["somewhere"] * len(part)}
+        parquet.write_table(parquet_table(table), source / f"{number}.parquet")
+    done = _run(model, source, out, "--column", "picture", "--name", "id")
+    assert done.returncode == 0, done.stderr
+    assert f"39 of 40 pictures segmented into {out}" in done.stdout and "0007.png: " in done.stdout
+    rows = {row["path"]: row for row in parquet.read_table(out).to_pylist()}
+    assert _require_equal(rows, names, folder, model) == ["0007.png"]
 
 
 def test_a_wrong_name_is_said_before_any_worker_starts(tmp_path):

@@ -26,8 +26,11 @@ def load(name):
 
 
 def shapes_for(model):
-    size = model.config.backbone.input_size
-    return SHAPES if size is None else ((1, *size), (2, *size))
+    """With as many patches as in a ViT's training in another grid, for which its embedding is not resized, as 256x1024 for 512x512."""
+    size, grid = model.config.backbone.input_size, getattr(model.config.backbone, "grid", None)
+    if size is not None:
+        return (1, *size), (2, *size)
+    return SHAPES if grid is None else (*SHAPES, (1, grid[0] * 32, grid[1] * 8), (2, grid[0] * 16, grid[1] * 16))
 
 
 def assert_equal(model, run):

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import ArgumentError
 from ..images import frames
 
 if TYPE_CHECKING:
     from ..segmenter import Segmenter
 
-__all__ = ["PICTURES", "Job", "job", "require_packages", "run_digest"]
+__all__ = ["PICTURES", "Job", "job", "require_fitting", "require_packages", "run_digest"]
 
 _LABELS, _OVERLAY, _RASTER, _POLYGONS = "_labels.png", "_overlay.png", "_labels.tif", "_polygons.geojson"
 _VIDEO, _TABLE = "_overlay.mp4", "_areas.csv"
@@ -111,7 +112,8 @@ class _Video(Job):
         from ..video import label_video
 
         video, table = self.written
-        report = label_video(segmenter, self.source, video, table, every=args.every, alpha=args.alpha, overwrite=args.overwrite, show=show)
+        options = {"every": args.every or 1, "alpha": args.alpha, "overwrite": args.overwrite}
+        report = label_video(segmenter, self.source, video, table, **options, show=show)
         report.require_whole()
         return report.areas
 
@@ -132,6 +134,19 @@ def job(source: Path, target: Path, args: argparse.Namespace) -> Job:
     else:
         kind, endings = _Picture, (_LABELS, _OVERLAY)
     return kind(source, tuple(target.with_name(target.name + ending) for ending in endings))
+
+
+def require_fitting(found: Iterable[Job], args: argparse.Namespace) -> None:
+    """Refuse options that are for files of another kind than those given.
+
+    Raises:
+        ArgumentError: names the option, and a file.
+    """
+    videos = [one.source for one in found if isinstance(one, _Video)]
+    if args.every is not None and not videos:
+        raise ArgumentError("--every is for videos, and no video is given. Leave it out.")
+    if args.tile is not None and videos:
+        raise ArgumentError(f"--tile is for rasters, and {videos[0]} is a video. Run videos without it.")
 
 
 def require_packages(jobs: Iterable[Job]) -> None:

@@ -12,7 +12,7 @@ from .. import files, progress, tables
 from ..errors import ArgumentError, ImageError, MissingFileError
 from ..failures import Failures
 from ..files import expanded
-from ..images import reading
+from ..images import frames, reading
 from . import jobs
 from .common import Commands, add_model, add_views, loading, require_model, views
 
@@ -38,7 +38,9 @@ def _inside(folder: Path, out: Path) -> list[Path]:
     else:
         pictures = [p for p in found if not (p.name.endswith(jobs.PICTURES) and is_own(p))]
     if not pictures:
-        raise ImageError(f"{folder}: no pictures in this folder; looked for names ending in {', '.join(reading.SUFFIXES)}.")
+        videos = sum(p.suffix.lower() in frames.SUFFIXES for p in folder.rglob("*"))
+        hint = f" It has {videos} video{'s' * (videos > 1)}: give each by its own name." if videos else ""
+        raise ImageError(f"{folder}: no pictures in this folder; looked for names ending in {', '.join(reading.SUFFIXES)}.{hint}")
     return pictures
 
 
@@ -83,7 +85,10 @@ def _predict(args: argparse.Namespace) -> int:
     if not 0 <= args.alpha <= 1:  # refuse before a model is loaded
         raise ArgumentError(f"--alpha {args.alpha}: an opacity is from 0 to 1.")
     _require_tile(args)
+    if args.every is not None and args.every < 1:
+        raise ArgumentError(f"--every {args.every}: give a number from 1, such as 10 for each tenth frame.")
     found = _jobs(args)
+    jobs.require_fitting(found, args)
     require_model(args)
     from ..distributed import default_device, is_first_process, is_shared
     from ..segmenter import Segmenter
@@ -196,7 +201,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--alpha", type=float, default=0.5, metavar="X", help="opacity of the overlay, 0 to 1 (default: 0.5)")
 
     sub.add_argument("--overwrite", action="store_true", help="replace files that are there and that no earlier run wrote")
-    sub.add_argument("--every", type=int, default=1, metavar="N", help="of a video, take every n-th frame (default: 1)")
+    sub.add_argument("--every", type=int, metavar="N", help="of a video, take every n-th frame (default: 1)")
     group = sub.add_argument_group("rasters", "georeferenced files of any size, read and written in parts (needs rasterio)")
     group.add_argument(
         "--tile",
