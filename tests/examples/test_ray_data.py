@@ -107,4 +107,4 @@ def test_parquet_to_parquet_as_the_plain_loop(tmp_path, model):
 
 def test_a_wrong_name_is_said_before_any_worker_starts(tmp_path):
     done = _run("upernet_r05", tmp_path, tmp_path / "out")
-    assert done.returncode == 1 and "UnknownModelError" in done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and "ModelNotFoundError" in done.stderr.strip().splitlines()[-1]
