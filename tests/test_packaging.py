@@ -1,6 +1,8 @@
 """The package as users get it: sdist, wheel and editable install each carry the index and start the command."""
 
+import os
 import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -66,3 +68,21 @@ def test_the_command_runs_from_each(built, tmp_path, kind):
     inside = str(ROOT) if kind == "editable" else str(tmp_path)
     assert package.startswith(inside) and index.startswith(inside)
     assert Path(index).samefile(ROOT / "model_index.yml") == (kind == "editable")
+
+
+def test_what_the_readmes_test_command_does_not_install_is_skipped():
+    """`pip install -e ".[test]"` brings none of these: a test that wants one says so, and nothing fails."""
+    gone = ("av", "fastapi", "gradio", "mkdocs", "openvino", "playwright", "pyarrow", "pycocotools", "rasterio", "ray", "uvicorn")
+    asked = (
+        "tests/test_public_names.py",
+        "tests/docs",
+        "tests/test_raster.py",
+        "tests/test_video.py",
+        "tests/web",
+        "tests/images/test_shapes.py",
+    )
+    code = f"import sys, pytest; sys.modules.update(dict.fromkeys({gone!r})); sys.exit(pytest.main({[*asked, '-q', '-n', '0', '-rs']!r}))"
+    environment = {key: value for key, value in os.environ.items() if key != "UPERNET_ZOO_TEST_ALL" and not key.startswith("PYTEST_")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "needs a package: " in done.stdout and "could not import 'av'" in done.stdout

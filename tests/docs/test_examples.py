@@ -18,8 +18,13 @@ def _own_examples(name):
     return [test for test in finder.find(inspect.unwrap(value), name, globs={}) if test.examples]
 
 
+NEEDS = {"segment_raster": "rasterio"}
+
+
 @pytest.mark.parametrize("name", sorted(PUBLIC))
 def test_examples_run(name, things, tmp_path, monkeypatch):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     tests = _own_examples(name)
     assert tests, f"the docstring of {name} has no example"
     shutil.copytree(things, tmp_path / "work")

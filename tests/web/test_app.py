@@ -318,8 +318,9 @@ def test_a_port_that_is_taken(server):
     assert re.fullmatch(rf"upernet-zoo: 127.0.0.1:{port} cannot be listened on \(.*\). Give another --host or --port; .*\n", run.stderr)
 
 
-def test_without_gradio_the_message_has_the_line_to_install_it():
-    code = "import sys; sys.modules['gradio'] = None; from upernet_zoo.cli.main import main; sys.exit(main(['app']))"
+@pytest.mark.parametrize("gone", [("gradio",), ("uvicorn", "fastapi", "gradio")], ids=" ".join)
+def test_without_gradio_the_message_has_the_line_to_install_it(gone):
+    code = f"import sys; sys.modules.update(dict.fromkeys({gone!r})); from upernet_zoo.cli.main import main; sys.exit(main(['app']))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert run.returncode == 1
-    assert run.stderr.startswith("upernet-zoo: The app needs the package gradio: pip install 'upernet-zoo[app] @ git+https://")
+    assert re.match(r"upernet-zoo: The app needs the package (gradio|fastapi): pip install 'upernet-zoo\[app\] @ git\+https://", run.stderr)

@@ -41,9 +41,9 @@ def serve(
     """
     studio = Studio(model, **loading)
     with _listening(host, port) as listener, tempfile.TemporaryDirectory(prefix="upernet_zoo_app_") as folder, _own_settings(folder):
-        import uvicorn
-
         from . import app  # which takes seconds: what is wrong with the model's name or the port is told before
+
+        import uvicorn  # isort: skip  # Gradio brings it; without Gradio, `app` says what to install
 
         served = app.application(studio, Path(folder))
         threading.Thread(target=studio.warm_up, daemon=True).start()  # torch takes seconds to import, while the visitor looks around

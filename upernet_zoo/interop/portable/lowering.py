@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["lower"]
 
-# Winograd tiles, 4x4 pixels each, that are computed together, and in a row of them; a map of 128x128 pixels is one piece
-_TILES, _ACROSS = 256, 32
+# Winograd tiles, 4x4 pixels each, that are computed together, and in a row of them: a map of 128x128 pixels is two pieces. Narrow ones
+# have small resize matrices, and high ones share few rows of the coarser maps; more tiles at once are no faster, and take more memory
+_TILES, _ACROSS = 512, 16
 
 
 def lower(model: onnx.ModelProto) -> None:
@@ -212,7 +213,8 @@ def _span(nodes: Nodes, size: str, first: str, length: str, out_size: str, align
         return nodes.add("Min", nodes.add("Max", at, nothing), last)
 
     reach = nodes.add("Mul", nodes.real(nodes.add("Add", length, nodes.ints(1))), ratio)
-    count = nodes.add("Min", nodes.add("Add", nodes.whole(nodes.add("Ceil", reach)), nodes.ints(3)), size)
+    # the pixel before the first place, and the one behind the last
+    count = nodes.add("Min", nodes.add("Add", nodes.whole(nodes.add("Ceil", reach)), nodes.ints(2)), size)
     low = nodes.whole(nodes.add("Floor", source(nodes.add("Sub", nodes.real(first), one))))
     low = nodes.add("Min", low, nodes.add("Sub", size, count))
     inputs = nodes.real(nodes.add("Range", nodes.scalar(low), nodes.scalar(nodes.add("Add", low, count)), step))
