@@ -62,7 +62,7 @@ def tiles(logits: Tensor, via: Size, size: Size) -> Tensor:
 
 
 def tiles_by_index_select(logits: Tensor, via: Size, size: Size) -> Tensor:
-    with mock.patch.object(resample, "_rows_of", lambda logits, used: logits.index_select(1, used)):
+    with mock.patch.object(resample, "rows_of", lambda logits, used: logits.index_select(1, used)):
         return tiles(logits, via, size)
 
 

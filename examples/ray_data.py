@@ -16,8 +16,9 @@ import io
 
 import pyarrow as pa
 import pyarrow.dataset
+import pyarrow.fs
 import ray
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 import upernet_zoo as uz
 from upernet_zoo.images import reading
@@ -44,12 +45,13 @@ class SegmentBatch:
         return pa.Table.from_pylist(rows, schema=self.schema)
 
     def _row(self, path: str, content: bytes | None) -> dict[str, object]:
+        file = io.BytesIO(content or b"")
         try:
-            segmentation = self.segmenter(Image.open(io.BytesIO(content or b""), formats=reading.FORMATS))
+            segmentation = self.segmenter(reading.read(file))
         except UnidentifiedImageError:
-            return {"path": path, "error": reading.why_unread(io.BytesIO(content or b""))}
-        except uz.UPerNetZooError as error:
-            return {"path": path, "error": str(error)}
+            return {"path": path, "error": reading.why_unread(file)}
+        except Exception as error:  # Pillow has many for damaged files; one picture must not end a run over millions
+            return {"path": path, "error": str(error) or type(error).__name__}
         height, width = segmentation.labels.shape
         png = labels_png(segmentation.labels, segmentation.palette, segmentation.classes)
         areas = dict.fromkeys(self.schema.names[5:], 0.0) | {f"area_{name.strip()}": area for name, area in segmentation.areas().items()}
@@ -97,6 +99,9 @@ def main() -> None:
     parser.add_argument("--gpus", type=float, default=0, help="GPUs of each worker (default: 0)")
     parser.add_argument("--batch-size", type=int, default=8, help="pictures in one call of an actor (default: 8)")
     args = parser.parse_args()
+    where = pyarrow.fs.FileSystem.from_uri(args.out) if "://" in args.out else (pyarrow.fs.LocalFileSystem(), args.out)
+    if where[0].get_file_info(pyarrow.fs.FileSelector(where[1], allow_not_found=True)):
+        parser.error(f"{args.out} is not empty, and its files would count as results of this run. Give another folder.")
     uz.create_model(args.model)  # a wrong name or a digest that does not match is said here, not by every worker
     options = {name: getattr(args, name) for name in ("column", "name", "workers", "gpus", "batch_size")}
     segment(args.model, args.source, **options).write_parquet(args.out, ray_remote_args={"num_cpus": _FILES})

@@ -1,6 +1,6 @@
 """An exported model in TensorRT, through ONNX Runtime's provider. NOT RUN: written without a GPU at hand; its syntax alone is checked.
 
-    upernet-zoo export MODEL --out model.onnx
+    upernet-zoo export MODEL --form direct --out model.onnx
     pip install --no-deps git+https://github.com/upernet-zoo/upernet_zoo
     pip install numpy pillow onnxruntime-gpu tensorrt
     python tensorrt_runtime.py model.onnx street.jpg labels.png

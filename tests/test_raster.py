@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.fixture import Fixture
 from support.models import small_model
 
 import upernet_zoo as uz
@@ -72,6 +74,18 @@ def test_a_raster_of_one_tile_has_the_labels_of_predict(segmenter, tmp_path, siz
     plain = segmenter(source)
     np.testing.assert_array_equal(read(tmp_path / "out.tif"), plain.labels)
     assert areas == pytest.approx(plain.areas())
+
+
+def test_a_backbone_of_one_size_says_which_tile_to_take(tmp_path, capsys):
+    beit = Fixture("family/upernet_beit-base_8x2_640x640_160k_ade20k").checkpoint
+    (tmp_path / "a.tif").write_bytes(write(tmp_path / "b.tif", noise(200, 200), **PLACE).read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        side = uz.load_checkpoint(beit).config.backbone.input_size[0]
+        command = ["predict", str(beit), str(tmp_path / "a.tif"), "--out", str(tmp_path / "out"), "--tile"]
+        assert main([*command, "100"]) == 1 and f"windows of one size alone: --tile {side}." in capsys.readouterr().err
+        assert main([*command, str(side)]) == 0
+    assert read(tmp_path / "out" / "a_labels.tif").shape == (200, 200)
 
 
 @given(
@@ -252,6 +266,7 @@ def test_a_disk_without_space_is_refused_first(segmenter, tmp_path, monkeypatch)
 FULL = """
 import resource, signal, sys
 import upernet_zoo as uz
+from support.fixture import Fixture
 from support.models import small_model
 segmenter = uz.Segmenter(small_model())
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -1,6 +1,7 @@
 """Videos: frames as FFmpeg gives them, labels as of single pictures, broken frames said."""
 
 import csv
+import threading
 import types
 
 import numpy as np
@@ -76,6 +77,48 @@ def test_a_labeled_video_and_a_table(segmenter, film, tmp_path):
         assert near < 12, "H.264 changes the labels' colors a little, and not more"
     with av.open(str(out)) as container:
         assert float(container.streams.video[0].duration * container.streams.video[0].time_base) == pytest.approx(0.8, abs=0.11)
+
+
+def test_a_camera_is_recorded_until_it_is_ended(segmenter, film, tmp_path, monkeypatch):
+    """As with Ctrl+C while its third frame is segmented; a file would be left alone."""
+    real, seen = type(segmenter)._segment, []
+
+    def interrupted(self, pixels):
+        seen.append(pixels)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(self, pixels)
+
+    monkeypatch.setattr(type(segmenter), "_segment", interrupted)
+    out, table = tmp_path / "out.mp4", tmp_path / "areas.csv"
+    with pytest.raises(KeyboardInterrupt):
+        label_video(segmenter, film, out, table, show=False)
+    assert not list(tmp_path.iterdir())
+    opened = frames.Video.__init__
+
+    def as_camera(self, *arguments):
+        opened(self, *arguments)
+        self.is_camera = True
+
+    monkeypatch.setattr(frames.Video, "__init__", as_camera)
+    seen.clear()
+    report = label_video(segmenter, film, out, table, show=False)
+    assert report.frames == 2 and len(decoded(out)) == 2 and len(table.read_text().splitlines()) == 3
+
+
+def test_the_next_frame_is_decoded_while_one_is_segmented(segmenter, film):
+    given, real = [], frames.Video._decoded
+
+    class Watched(frames.Video):
+        def _decoded(self):
+            for one in real(self):
+                given.append(threading.current_thread() is threading.main_thread())
+                yield one
+
+    ahead = segmenter.frames(Watched(film))
+    next(ahead)
+    ahead.close()  # early: the file is closed after the thread has ended
+    assert len(given) in (2, 3) and not any(given)
 
 
 def test_odd_sizes_are_made_even(segmenter, tmp_path):

@@ -127,6 +127,9 @@ def _tiled(segmenter: Segmenter, tile: int, stride: tuple[int, int] | None) -> S
     """The same segmenter over windows at the picture's own size."""
     if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
         raise ArgumentError(f"{option('tile')} is the side of the windows in pixels, a whole number from 1; found {tile!r}.")
+    only = segmenter.model.config.backbone.input_size
+    if only not in (None, (tile, tile)):
+        raise ArgumentError(f"This model's backbone takes windows of one size alone: {option('tile', max(only))}.")
     if segmenter.scales != (1.0,):
         raise ArgumentError(f"A raster is run at its own size: leave out {option('scales')}.")
     return Segmenter(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import numbers
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,7 +38,7 @@ _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 
-def read_ahead(load: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
+def read_ahead(load: Callable[[_In], _Out], items: Iterable[_In]) -> Generator[_Out, None, None]:
     """`load(item)` of each item, in order; the next one is loaded in a thread while one is worked on."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -69,6 +70,8 @@ class Segmenter:
         batch_size: windows and views of equal size that the network takes at once.
         amp: run the network in half precision (float16 on CUDA, bfloat16 elsewhere). A CPU without bfloat16 is several times slower by it,
             and a warning says so.
+        backend: "torch", or "onnxruntime": the exported network in ONNX Runtime, on the CPU in float32; exported the first time, about
+            a minute, and kept in the cache.
         optimize: run the fused model (`optimize_for_inference`) with the weights that the model has now; later changes of the model are
             not seen, so pass False while training it. By default on the CPU in float32, where it was measured to win from 128x128
             pixels up (and to lose a few ms below); that of a name of the index is kept in the cache.
@@ -208,8 +211,10 @@ class Segmenter:
 
     def frames(self, video: frames.Video) -> Iterator[SegmentedFrame]:
         """Segment the frames of a video that is open, and close it; the next one is decoded while one is computed."""
-        with video:
-            for frame in read_ahead(lambda one: one, video):
+        decoded = iter(video)
+        # the thread that decodes has ended before the file is closed
+        with video, contextlib.closing(read_ahead(lambda _: next(decoded, None), itertools.count())) as ahead:
+            for frame in itertools.takewhile(lambda one: one is not None, ahead):
                 segmentation, error = None, frame.error
                 if frame.pixels is not None:
                     try:

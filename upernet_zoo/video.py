@@ -6,7 +6,7 @@ import collections
 import csv
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -72,7 +72,8 @@ def label_video(
 ) -> VideoReport:
     """Write a video with its labels drawn over it (H.264 in MP4, without sound), and the areas of each frame (CSV).
 
-    A frame that cannot be decoded or segmented is a row of the table with its error, and the one before stays in view for its time.
+    A camera (`/dev/video0`) is recorded until Ctrl+C. A frame that cannot be decoded or segmented is a row of the table with its error, and
+    the one before stays in view for its time.
 
     Args:
         segmenter: of the pictures.
@@ -106,7 +107,7 @@ def label_video(
             table_rows.writerow([*_FIXED, *names])
             total = None if video.frames is None else -(-video.frames // every)
             with _Writer(temporary, video) as writer:
-                for frame in progress.bar(segmenter.frames(video), unit="frame", total=total, show=show):
+                for frame in progress.bar(_until_ended(segmenter.frames(video), video), unit="frame", total=total, show=show):
                     count += 1
                     table_rows.writerow(_row(frame, names))
                     if frame.segmentation is None:
@@ -125,6 +126,15 @@ def label_video(
         files.write_together([(out, write_video), (table, write_table)])
     shares = {name: area / (count - len(failures)) for name, area in areas.most_common()}
     return VideoReport(out, table, count, failures, shares)
+
+
+def _until_ended(found: Iterator[SegmentedFrame], video: frames.Video) -> Iterator[SegmentedFrame]:
+    """The frames of a video; those of a camera until Ctrl+C, after which what there is can be written."""
+    try:
+        yield from found
+    except KeyboardInterrupt:
+        if not video.is_camera:
+            raise
 
 
 def is_own_video(path: Path) -> bool:

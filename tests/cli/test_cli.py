@@ -160,6 +160,15 @@ def test_predict_refuses_before_it_loads_a_model(tmp_path, capsys):
     assert "Try 'cpu'" in capsys.readouterr().err
 
 
+def test_predict_writes_into_the_folder_above_its_pictures(tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.open(TINY.photo).resize((60, 40)).save(folder / "a.png")
+    for _ in range(2):  # what is written is there, and not below the folder
+        assert main.main(["predict", str(TINY.checkpoint), str(folder), "--out", str(tmp_path)]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a_labels.png", "a_overlay.png", "pictures"]
+
+
 def test_predict_never_overwrites_a_picture_and_never_segments_its_own_output(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "pictures"
     folder.mkdir()

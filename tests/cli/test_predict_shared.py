@@ -164,4 +164,4 @@ def test_a_video(tmp_path, capsys):
     assert main([*command[:-1], "1"]) == 1
     said = capsys.readouterr().err
     assert "1 of 8 frames could not be segmented" in said and "film_areas.csv has why" in said
-    assert main([*command[:-1], "0"]) == 1 and "every must be a whole number from 1" in capsys.readouterr().err
+    assert main([*command[:-1], "0"]) == 1 and "each tenth frame" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import struct
 import subprocess
 import sys
 
@@ -22,7 +23,7 @@ BAD = {
     "0007.png": b"",
     "0100.jpg": b"<!DOCTYPE html><title>404 Not Found</title>",
     "0233.png": b"\x89PNG\r\n\x1a\n" + bytes(40),
-    "0400.jpg": b"\xff\xd8\xff\xe0" + bytes(16),
+    "0400.png": b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBBI", 13, b"IHDR", 60000, 60000, 8, 2, 0, 0, 0, 0x0FB0E215),  # a bomb
     "0499.png": b"%!PS-Adobe-3.0",
 }
 
@@ -83,6 +84,9 @@ def test_files_to_parquet_as_the_plain_loop(tmp_path, model):
     assert done.returncode == 0, done.stderr
     assert f"495 of 500 pictures segmented into {out}" in done.stdout
     assert all(f"{folder / name}: " in done.stdout for name in BAD)
+    assert "60000" in done.stdout or "decompression bomb" in done.stdout
+    again = _run(model, folder, out)
+    assert again.returncode == 2 and "is not empty" in again.stderr
     rows = {row["path"].rpartition("/")[2]: row for row in parquet.read_table(out).to_pylist()}
     names = sorted(path.name for path in folder.iterdir() if path.suffix != ".txt")
     assert len(names) == 500 and _require_equal(rows, names, folder, model) == sorted(BAD)

@@ -120,6 +120,22 @@ def test_an_attempt_that_had_a_moment_left_does_not_hide_the_cause(names, tmp_pa
     over.set()
 
 
+def test_a_host_that_dies_after_an_answer_is_called_dead(names, tmp_path):
+    """Its own time to connect begins after the answer, so that the last attempt says what is wrong."""
+    with answering(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n") as (living, seen), swallower() as dead:
+        names["zoo.test"] = [living]
+        done = threading.Event()
+
+        def die():
+            while not seen:
+                time.sleep(0.005)
+            names["zoo.test"] = [dead]
+            done.set()
+
+        threading.Thread(target=die, daemon=True).start()
+        assert "no connection to zoo.test within 1 s" in unreachable("http://zoo.test/x", tmp_path) and done.is_set()
+
+
 def test_an_address_is_not_asked_of_a_resolver(monkeypatch):
     real = socket.getaddrinfo
 

@@ -92,7 +92,8 @@ def _export(args: argparse.Namespace) -> int:
     options = {"labels": args.labels, "form": args.form, "size": args.size, "half": args.half, "check": args.check}
     path = export(model, out, **options, overwrite=args.overwrite)
     shapes = ", ".join(f"{batch}x{height}x{width}" for batch, height, width in checked_shapes(only_size(model, args.labels, args.size)))
-    print(f"wrote {path} ({size_text(path.stat().st_size)}); it equals the model at {shapes} (batch, height, width)")
+    agrees = "its labels agree with the model's" if args.half else "it equals the model"
+    print(f"wrote {path} ({size_text(path.stat().st_size)}); {agrees} at {shapes} (batch, height, width)")
     return 0
 
 

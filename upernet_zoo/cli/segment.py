@@ -33,7 +33,7 @@ def _inside(folder: Path, out: Path) -> list[Path]:
     from ..images.save import is_own
 
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in reading.SUFFIXES and not p.name.startswith("._") and p.is_file())
-    if out.resolve() != folder.resolve():
+    if folder.resolve() in out.resolve().parents:
         pictures = [p for p in found if out.resolve() not in p.resolve().parents]
     else:
         pictures = [p for p in found if not (p.name.endswith(jobs.PICTURES) and is_own(p))]
@@ -216,7 +216,12 @@ def register(commands: Commands) -> None:
         metavar="R,G,B",
         help="numbers, from 1, of the bands that are red, green and blue (default: those named so, else 1,2,3)",
     )
-    group.add_argument("--value-range", type=_numbers, metavar="LOW,HIGH", help="values that become 0 and 255, where they are not uint8")
+    group.add_argument(
+        "--value-range",
+        type=_numbers,
+        metavar="LOW,HIGH",
+        help="values that become 0 and 255, where they are not uint8 (below zero: --value-range=-30,0)",
+    )
     group.add_argument("--geojson", action="store_true", help="also write a polygon of each region of a class, NAME_polygons.geojson")
 
     sub = commands.add("demo", _demo, "segment a drawn street scene with the small demo model in the package; no network")

@@ -64,6 +64,7 @@ class Video:
         frames: how many the file says that it has, of which every n-th is given; None where it does not say.
         rate: frames in a second, before any is left out; None where the file does not say.
         time_base: seconds of the unit in which the file counts time.
+        is_camera: whether it is one, which goes on until somebody ends it.
 
     Raises:
         MissingFileError: no such file.
@@ -79,9 +80,9 @@ class Video:
         av = pyav()
         if not self.path.exists():
             raise MissingFileError(f"No video at {self.path} (looked from {Path.cwd()}). Check the path.")
-        camera = "v4l2" if self.path.is_char_device() else None
+        self.is_camera = self.path.is_char_device()
         try:
-            self._container = av.open(os.fspath(self.path), format=camera)
+            self._container = av.open(os.fspath(self.path), format="v4l2" if self.is_camera else None)
         except (av.error.FFmpegError, OSError) as error:
             raise ImageError(
                 f"{self.path}: cannot be opened as a video ({_said(error)}). Get the file again, or convert it to MP4."

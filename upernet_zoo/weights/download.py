@@ -120,7 +120,7 @@ def bring(
         desc=name or part.path.name, unit="B", unit_scale=True, unit_divisor=1000, show=progress and bars.on_terminal()
     ) as bar:
         order = _Order(url=url, headers=headers or {}, follow_lapsed=follow_lapsed, settings=settings, part=part, bar=bar)
-        failures, furthest = 0, part.size
+        failures, unreached, furthest = 0, 0, part.size
         cause: TransientError | None = None
         while True:
             try:
@@ -128,16 +128,19 @@ def bring(
                 return part.finish()
             except TransientError as error:
                 cut_short = error.peer is not None and time.monotonic() >= order.deadlines[error.peer]
-                if cause is None or not cut_short:  # an attempt that had a moment left to connect says nothing of the host
+                if (
+                    cause is None or not cut_short or cause.peer != error.peer
+                ):  # an attempt that had a moment left to connect says nothing of the host
                     cause = error
                 if part.size >= furthest + settings.stall_bytes:
                     failures = 0
                 failures, furthest = failures + 1, max(furthest, part.size)
+                unreached = 0 if error.peer is None else unreached + 1
                 wait = min(settings.backoff * 2 ** (failures - 1), settings.longest_wait) if error.wait is None else error.wait
                 if error.peer is None:
                     order.deadlines.clear()  # there was a connection
                 over = error.peer is not None and time.monotonic() + wait >= order.deadlines[error.peer]
-                if over or failures >= (settings.attempts if error.peer is None else settings.connect_attempts):
+                if over or failures >= settings.attempts or unreached >= settings.connect_attempts:
                     message = f"{cause} (given up after {failures} attempt{'s' if failures > 1 else ''})"
                     if error.peer is not None:
                         connect.give_up(error.peer)
