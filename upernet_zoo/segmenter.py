@@ -214,7 +214,9 @@ class Segmenter:
         decoded = iter(video)
         # the thread that decodes has ended before the file is closed
         with video, contextlib.closing(read_ahead(lambda _: next(decoded, None), itertools.count())) as ahead:
-            for frame in itertools.takewhile(lambda one: one is not None, ahead):
+            for frame in ahead:
+                if frame is None:  # the end
+                    break
                 segmentation, error = None, frame.error
                 if frame.pixels is not None:
                     try:
