@@ -5,6 +5,7 @@ import io
 import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -19,11 +20,20 @@ pytest.importorskip("ray")
 parquet = pytest.importorskip("pyarrow.parquet")
 parquet_table = pytest.importorskip("pyarrow").table
 
+
+def _bomb():
+    """A PNG that says it has 60000x60000 pixels."""
+    file, head = io.BytesIO(), b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    png = file.getvalue()
+    return png[:12] + head + struct.pack(">I", zlib.crc32(head)) + png[33:]
+
+
 BAD = {
     "0007.png": b"",
     "0100.jpg": b"<!DOCTYPE html><title>404 Not Found</title>",
     "0233.png": b"\x89PNG\r\n\x1a\n" + bytes(40),
-    "0400.png": b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBBI", 13, b"IHDR", 60000, 60000, 8, 2, 0, 0, 0, 0x0FB0E215),  # a bomb
+    "0400.png": _bomb(),
     "0499.png": b"%!PS-Adobe-3.0",
 }
 
@@ -84,7 +94,7 @@ def test_files_to_parquet_as_the_plain_loop(tmp_path, model):
     assert done.returncode == 0, done.stderr
     assert f"495 of 500 pictures segmented into {out}" in done.stdout
     assert all(f"{folder / name}: " in done.stdout for name in BAD)
-    assert "60000" in done.stdout or "decompression bomb" in done.stdout
+    assert "decompression bomb" in done.stdout
     again = _run(model, folder, out)
     assert again.returncode == 2 and "is not empty" in again.stderr
     rows = {row["path"].rpartition("/")[2]: row for row in parquet.read_table(out).to_pylist()}
