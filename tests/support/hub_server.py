@@ -14,10 +14,12 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+
+from support.servers import Running
 
 LFS_SUFFIXES = (".safetensors", ".pth", ".bin", ".pt", ".onnx")  # as in the .gitattributes of a new repository
 PIPELINE_TAGS = {"image-segmentation", "image-classification", "object-detection"}
@@ -97,11 +99,8 @@ class RefusedError(Exception):
         self.status, self.code, self.message = status, code, message or code or "error"
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(Running):
     """The Hub; a context manager. `users`: token -> (name, organizations that it may write to)."""
-
-    daemon_threads = True
-    request_queue_size = 64
 
     def __init__(self, users: dict[str, tuple[str, tuple[str, ...]]]):
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -115,16 +114,6 @@ class Hub(ThreadingHTTPServer):
         self.guard = threading.RLock()
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.storage_url = f"http://localhost:{self.server_port}/storage"  # another host to the client
-
-    def __enter__(self):
-        self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.shutdown()
-        self.server_close()
-        self.thread.join()
 
     def handle_error(self, request, client_address):
         """Clients are killed in these tests."""

@@ -56,7 +56,24 @@ class Request:
     status: int
 
 
-class Server(ThreadingHTTPServer):
+class Running(ThreadingHTTPServer):
+    """A server in a thread of its own, as a context manager."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+        self.thread.join()
+
+
+class Server(Running):
     """Serves `files`; the faults of a path are used up one a request (`faults`), or stay (`always`). A context manager.
 
     Args:
@@ -64,9 +81,6 @@ class Server(ThreadingHTTPServer):
         rate: bytes per second of each answer, None for as fast as it goes.
         tls: (certificate, key) files for https.
     """
-
-    daemon_threads = True
-    request_queue_size = 64
 
     def __init__(self, files=None, *, rate=None, tls=None):
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -91,16 +105,6 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, request, client_address):
         """A client that goes away, or does not like the certificate, is what these tests are about."""
-
-    def __enter__(self):
-        self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.shutdown()
-        self.server_close()
-        self.thread.join()
 
     def paths(self, method="GET"):
         return [r.path for r in self.requests if r.method == method]

@@ -27,12 +27,6 @@ def surroundings(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def server():
-    with Server({PATH: DATA}) as running:
-        yield running
-
-
-@pytest.fixture
 def partial(tmp_path):
     return tmp_path / "file.partial"
 

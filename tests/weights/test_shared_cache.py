@@ -41,12 +41,6 @@ def kept(tmp_path):
     return folder
 
 
-@pytest.fixture
-def server():
-    with Server({PATH: DATA}) as running:
-        yield running
-
-
 def fetch(server, **options):
     return sources.fetch(make_entry(server.url + PATH), progress=False, **options)
 

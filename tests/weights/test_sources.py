@@ -33,12 +33,6 @@ def surroundings(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def server():
-    with Server({PATH: DATA}) as running:
-        yield running
-
-
-@pytest.fixture
 def kept(tmp_path):
     return tmp_path / "cache" / "checkpoints"
 
