@@ -81,9 +81,9 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    out = Path(args.out)
+    out = expanded(args.out)
     formats.format_of(out, args.format)
-    written.require_replaceable(out.expanduser(), args.overwrite)
+    written.require_replaceable(out, args.overwrite)
     require_model(args)
     from ..interop.export import checked_shapes, export, only_size
 

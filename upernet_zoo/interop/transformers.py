@@ -247,7 +247,7 @@ def save_transformers(model: UPerNet, folder: str | os.PathLike[str], *, overwri
         ExistingFileError: a model is there, and was not written by this library.
         WriteError: the folder cannot be written.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     require_replaceable_folder(folder, overwrite)
     theirs, processor, notes = _converted(model)
     for note in notes:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...config import MAX_BLOCKS, BackboneConfig, fail, require_integer, require_integers
+from ...config import MAX_BLOCKS, BackboneConfig, fail, require_integer, require_integers, require_share
 from ...errors import ConfigError
 from ._base import Backbone
 
@@ -29,6 +29,8 @@ class PlainConfig(BackboneConfig):
         patch: side of a patch in pixels.
         out_indices: blocks that give the four features, counted from 0.
         mlp_ratio: hidden channels of a perceptron, as a multiple of its channels.
+        eps: of every layer norm.
+        drop_path: rate of stochastic depth at the last block, in training.
 
     Raises:
         ConfigError: a value that cannot be used.
@@ -42,6 +44,8 @@ class PlainConfig(BackboneConfig):
     patch: int = 16
     out_indices: tuple[int, ...] = (2, 5, 8, 11)
     mlp_ratio: int = 4
+    eps: float = 1e-6
+    drop_path: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,6 +58,7 @@ class PlainConfig(BackboneConfig):
             fail(owner, "out_indices", f"four rising numbers below the depth of {self.depth}", self.out_indices)
         if self.embed_dim % self.num_heads:
             fail(owner, "num_heads", f"a divisor of the {self.embed_dim} channels", self.num_heads)
+        require_share(owner, eps=self.eps, drop_path=self.drop_path)
 
     @property
     def channels(self) -> tuple[int, ...]:

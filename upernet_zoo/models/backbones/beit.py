@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...config import require_bool, require_share
+from ...config import require_bool
 from ...errors import ArgumentError
 from ...registry import register_backbone
 from ..blocks import MLP, DropPath, attend, drop_path_rates, relative_positions, reset_transformer
@@ -32,11 +32,9 @@ class BEiTConfig(PlainConfig):
     """Options of a BEiT.
 
     Args:
-        embed_dim, depth, num_heads, patch, out_indices, mlp_ratio: see `PlainConfig`.
+        embed_dim, depth, num_heads, patch, out_indices, mlp_ratio, eps, drop_path: see `PlainConfig`.
         grid: (height, width) in patches of the only pictures that are taken.
         mae: as MAE has it: a position embedding is added to the tokens, and the keys have a bias.
-        eps: of every layer norm.
-        drop_path: rate of stochastic depth at the last block, in training.
 
     Raises:
         ConfigError: a value that cannot be used.
@@ -47,14 +45,11 @@ class BEiTConfig(PlainConfig):
     grid: tuple[int, int] = (40, 40)
     out_indices: tuple[int, ...] = (3, 5, 7, 11)
     mae: bool = False
-    eps: float = 1e-6
     drop_path: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        owner = type(self).__name__
-        require_bool(owner, "mae", self.mae)
-        require_share(owner, eps=self.eps, drop_path=self.drop_path)
+        require_bool(type(self).__name__, "mae", self.mae)
 
     @property
     def title(self) -> str:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...config import require_bool, require_share
+from ...config import require_bool
 from ...registry import register_backbone
 from ..blocks import MLP, DropPath, attend, drop_path_rates, is_exported, pad_to_multiple, reset_transformer
 from ..key_tables import KeyTable
@@ -31,11 +31,9 @@ class ViTConfig(PlainConfig):
     """Options of a Vision Transformer.
 
     Args:
-        embed_dim, depth, num_heads, patch, out_indices, mlp_ratio: see `PlainConfig`.
+        embed_dim, depth, num_heads, patch, out_indices, mlp_ratio, eps, drop_path: see `PlainConfig`.
         grid: (height, width) in patches of the pictures in training, for which the position embedding was learned.
-        eps: of every layer norm.
         final_norm: a layer norm on the last block's feature.
-        drop_path: rate of stochastic depth at the last block, in training.
 
     Raises:
         ConfigError: a value that cannot be used.
@@ -43,15 +41,11 @@ class ViTConfig(PlainConfig):
 
     kind: ClassVar[str] = "vit"
     max_side: ClassVar[int] = 1 << 10
-    eps: float = 1e-6
     final_norm: bool = False
-    drop_path: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        owner = type(self).__name__
-        require_bool(owner, "final_norm", self.final_norm)
-        require_share(owner, eps=self.eps, drop_path=self.drop_path)
+        require_bool(type(self).__name__, "final_norm", self.final_norm)
 
     @property
     def title(self) -> str:
