@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import csv
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -106,8 +107,10 @@ def label_video(
             names = [name.strip() for name in segmenter.model.label_set.classes]
             table_rows.writerow([*_FIXED, *names])
             total = None if video.frames is None else -(-video.frames // every)
-            with _Writer(temporary, video) as writer:
-                for frame in progress.bar(_until_ended(segmenter.frames(video), video), unit="frame", total=total, show=show):
+            # Ctrl+C is how a camera ends, and no end of a file
+            ends = contextlib.suppress(KeyboardInterrupt) if video.is_camera else contextlib.nullcontext()
+            with _Writer(temporary, video) as writer, ends:
+                for frame in progress.bar(segmenter.frames(video), unit="frame", total=total, show=show):
                     count += 1
                     table_rows.writerow(_row(frame, names))
                     if frame.segmentation is None:
@@ -126,15 +129,6 @@ def label_video(
         files.write_together([(out, write_video), (table, write_table)])
     shares = {name: area / (count - len(failures)) for name, area in areas.most_common()}
     return VideoReport(out, table, count, failures, shares)
-
-
-def _until_ended(found: Iterator[SegmentedFrame], video: frames.Video) -> Iterator[SegmentedFrame]:
-    """The frames of a video; those of a camera until Ctrl+C, after which what there is can be written."""
-    try:
-        yield from found
-    except KeyboardInterrupt:
-        if not video.is_camera:
-            raise
 
 
 def is_own_video(path: Path) -> bool:
