@@ -82,11 +82,7 @@ def _print_areas(areas: Mapping[str, float]) -> None:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    if not 0 <= args.alpha <= 1:  # refuse before a model is loaded
-        raise ArgumentError(f"--alpha {args.alpha}: an opacity is from 0 to 1.")
-    _require_tile(args)
-    if args.every is not None and args.every < 1:
-        raise ArgumentError(f"--every {args.every}: give a number from 1, such as 10 for each tenth frame.")
+    _require_options(args)  # before a model is loaded
     found = _jobs(args)
     jobs.require_fitting(found, args)
     require_model(args)
@@ -138,12 +134,16 @@ def _run_all(segmenter: Segmenter, found: list[jobs.Job], args: argparse.Namespa
     return failures
 
 
-def _require_tile(args: argparse.Namespace) -> None:
-    """Refuse options of rasters without --tile, and those that --tile stands for.
+def _require_options(args: argparse.Namespace) -> None:
+    """Refuse values out of their range, options of rasters without --tile, and those that --tile stands for.
 
     Raises:
         ArgumentError: names them.
     """
+    if not 0 <= args.alpha <= 1:
+        raise ArgumentError(f"--alpha {args.alpha}: an opacity is from 0 to 1.")
+    if args.every is not None and args.every < 1:
+        raise ArgumentError(f"--every {args.every}: give a number from 1, such as 10 for each tenth frame.")
     if args.tile is None:
         given = [
             name for name, value in (("--bands", args.bands), ("--value-range", args.value_range), ("--geojson", args.geojson)) if value

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import math
 import re
 import shutil
 import time
@@ -127,10 +128,9 @@ def bring(
                 _attempt(order)
                 return part.finish()
             except TransientError as error:
-                cut_short = error.peer is not None and time.monotonic() >= order.deadlines[error.peer]
-                if (
-                    cause is None or not cut_short or cause.peer != error.peer
-                ):  # an attempt that had a moment left to connect says nothing of the host
+                deadline = math.inf if error.peer is None else order.deadlines[error.peer]
+                # an attempt that had but a moment left to connect says less than the one before
+                if cause is None or cause.peer != error.peer or time.monotonic() < deadline:
                     cause = error
                 if part.size >= furthest + settings.stall_bytes:
                     failures = 0
@@ -139,7 +139,7 @@ def bring(
                 wait = min(settings.backoff * 2 ** (failures - 1), settings.longest_wait) if error.wait is None else error.wait
                 if error.peer is None:
                     order.deadlines.clear()  # there was a connection
-                over = error.peer is not None and time.monotonic() + wait >= order.deadlines[error.peer]
+                over = time.monotonic() + wait >= deadline
                 if over or failures >= settings.attempts or unreached >= settings.connect_attempts:
                     message = f"{cause} (given up after {failures} attempt{'s' if failures > 1 else ''})"
                     if error.peer is not None:
