@@ -1,9 +1,12 @@
 """What every record in results/ carries: date, command, versions and machine."""
 
+import contextlib
 import json
 import os
 import platform
 import sys
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +31,27 @@ def _shown(argument: str) -> str:
         return argument
     path = os.path.relpath(path)
     return f"{name}{'=' if name else ''}{Path('...', Path(path).name) if path.startswith('..') else path}"
+
+
+def status(key: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+@contextlib.contextmanager
+def memory_and_time(pixels: int) -> Iterator[dict[str, float]]:
+    """What segmenting so many pixels takes: the dict is filled at the end.
+
+    `loaded_MB` is the process before, `peak_above_MB` the kernel's high-water mark of resident memory (VmHWM), reset before, above it.
+    """
+    found: dict[str, float] = {}
+    Path("/proc/self/clear_refs").write_text("5")  # peak := now
+    before, start = status("VmRSS"), time.perf_counter()
+    yield found
+    seconds = time.perf_counter() - start
+    found |= {"loaded_MB": round(before / 1e6), "peak_above_MB": round((status("VmHWM") - before) / 1e6)}
+    found |= {"seconds": round(seconds, 1), "seconds_per_megapixel": round(seconds / pixels * 1e6, 3)}
 
 
 def conditions(packages: tuple[str, ...] = ("torch", "numpy", "pillow", "safetensors")) -> dict[str, Any]:

@@ -10,10 +10,9 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from machine import record
+from machine import memory_and_time, record
 
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
 # name: (model, views, most that it may take in MB, None where nothing was asked for)
@@ -28,12 +27,6 @@ KEYWORDS = {
     "ms+flip": {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True},
     "slide": {"mode": "slide", "crop": (512, 512), "stride": (341, 341)},
 }
-
-
-def status(key: str) -> float:
-    """A line of /proc/self/status, in MB."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024 / 1e6
 
 
 def child(kind: str, views: str, threads: int) -> None:
@@ -51,14 +44,11 @@ def child(kind: str, views: str, threads: int) -> None:
         torch.manual_seed(0)
         model = UPerNet(entry.config, entry.recipe, entry.label_set)
     segmenter = uz.Segmenter(model, **KEYWORDS[views])
-    Path("/proc/self/clear_refs").write_text("5")  # peak := now
-    before = status("VmRSS")
-    start = time.perf_counter()
-    coarse = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    labels = segmenter(coarse.repeat(100, 0).repeat(100, 1)).labels
-    seconds = time.perf_counter() - start
+    with memory_and_time(3000 * 4000) as found:
+        coarse = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        labels = segmenter(coarse.repeat(100, 0).repeat(100, 1)).labels
     assert labels.shape == (3000, 4000)
-    print(json.dumps({"loaded_MB": round(before), "peak_above_MB": round(status("VmHWM") - before), "seconds": round(seconds, 1)}))
+    print(json.dumps(found))
 
 
 def main() -> None:

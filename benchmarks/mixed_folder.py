@@ -17,19 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from machine import record
+from machine import record, status
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 from support.mixed_pictures import BAD, write
 
 LIMIT = 800_000_000
-
-
-def status(key: str) -> int:
-    """A line of /proc/self/status, in bytes."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024
 
 
 def child(folder: str, out: str, half: int, report: str) -> int:

@@ -12,11 +12,9 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from machine import record
-from memory_large_picture import status
+from machine import memory_and_time, record
 
 TILE = 1024
 
@@ -41,7 +39,7 @@ def make(path: Path, side: int) -> None:
         out.build_overviews([2, 4, 8])
 
 
-def child(folder: Path, threads: int) -> None:
+def child(folder: Path, side: int, threads: int) -> None:
     import rasterio
     import torch
 
@@ -50,19 +48,13 @@ def child(folder: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     segmenter = uz.Segmenter("demo")
     uz.segment_raster  # noqa: B018 (imported before the memory is read)
-    Path("/proc/self/clear_refs").write_text("5")  # peak := now
-    before = status("VmRSS")
-    start = time.perf_counter()
-    uz.segment_raster(segmenter, folder / "raster.tif", folder / "labels.tif", tile=TILE, progress=sys.stderr.isatty())
-    seconds = time.perf_counter() - start
-    peak = status("VmHWM") - before
+    with memory_and_time(side**2) as measured:
+        uz.segment_raster(segmenter, folder / "raster.tif", folder / "labels.tif", tile=TILE, progress=sys.stderr.isatty())
     with rasterio.open(folder / "raster.tif") as source, rasterio.open(folder / "labels.tif") as found:
         for key in ("shape", "crs", "transform"):
             assert getattr(source, key) == getattr(found, key), key
         assert source.overviews(1) == found.overviews(1)
-        pixels = source.width * source.height
-    sizes = {"loaded_MB": round(before), "peak_above_MB": round(peak), "file_MB": round((folder / "labels.tif").stat().st_size / 1e6, 1)}
-    print(json.dumps({**sizes, "seconds": round(seconds, 1), "seconds_per_megapixel": round(seconds / pixels * 1e6, 3)}))
+    print(json.dumps({**measured, "file_MB": round((folder / "labels.tif").stat().st_size / 1e6, 1)}))
 
 
 def main() -> None:
@@ -70,16 +62,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sides", type=int, nargs="+", default=(4000, 8000, 20000))
     parser.add_argument("--no-record", action="store_true", help="only show")
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        child(args.child, args.threads)
+        child(Path(args.child), args.sides[0], args.threads)
         return
     results = {}
     for side in args.sides:
         with tempfile.TemporaryDirectory() as folder:
             make(Path(folder, "raster.tif"), side)
-            line = [sys.executable, __file__, "--threads", str(args.threads), "--child", folder]
+            line = [sys.executable, __file__, "--threads", str(args.threads), "--child", folder, "--sides", str(side)]
             done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
         results[f"{side}x{side}"] = json.loads(done.stdout)
         print(side, results[f"{side}x{side}"], flush=True)
