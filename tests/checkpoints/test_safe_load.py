@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from support import malicious
 from support.fixture import FIXTURES, ROOT
 from support.malicious import BOMBS, FORMATS, PICKLES, legacy_file, storage, tensor, whole, zip_file
+from support.waiting import until
 
 from upernet_zoo.checkpoints import safe_load
 from upernet_zoo.errors import CheckpointError, MissingFileError, UnsafeCheckpointError, UPerNetZooError
@@ -247,10 +248,7 @@ def test_the_malicious_pickles_are_malicious(name, tmp_path):
     data = PICKLES[name].make(f"touch {canary}", f"open({str(canary)!r}, 'w').close()")
     with contextlib.suppress(Exception):  # what comes after the deed
         pickle.loads(data)
-    deadline = time.monotonic() + 10
-    while not canary.exists() and time.monotonic() < deadline:  # os.popen does not wait
-        time.sleep(0.01)
-    assert canary.exists()
+    until(canary.exists)  # os.popen does not wait
 
 
 def check_refused(path, canary, names):

@@ -1,17 +1,15 @@
 """predict of folders: shared by the processes of torchrun, gone on with after a kill; and of videos."""
 
-import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.killed import WATCHED, kill_half_way
 from support.stand_in import process_environment
 
 from upernet_zoo import Segmenter
@@ -67,40 +65,16 @@ def test_two_processes_write_what_one_does(pictures, alone, tmp_path):
 
 def test_killed_and_started_again(pictures, alone, tmp_path):
     """Two processes are killed when some pictures are done; those are not run again, and all is as if nothing had been."""
-    log = tmp_path / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            launched(2, "demo", pictures, "--out", tmp_path / "out"), env=ENVIRONMENT, stderr=file, stdout=file, start_new_session=True
-        )
-        deadline = time.monotonic() + 300
-        while len(list((tmp_path / "out").rglob("*_labels.png"))) < 3:
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.01)
-        for pid in [int(line.split()[0]) for line in _children(process.pid)]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.kill()
-        process.wait()
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*_labels.png")}
-    assert 3 <= len(before) < COUNT, "killed too late to show anything"
-    done = run(2, "demo", pictures, "--out", tmp_path / "out")
-    assert (
-        done.returncode == 1
-        and f"14 of 15 pictures segmented into {tmp_path / 'out'}, {len(before)} of them by an earlier run" in done.stdout
-    )
-    assert written(tmp_path / "out") == alone
+    out, script = tmp_path / "out", tmp_path / "watched.py"
+    script.write_text(WATCHED)
+    watched = [*launched(2)[:-3], str(script), str(tmp_path / "log"), "4", "predict", "demo", str(pictures), "--out", str(out)]
+    kill_half_way(watched, tmp_path / "log", 2, ENVIRONMENT)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*_labels.png")}
+    assert 3 <= len(before) < COUNT
+    done = run(2, "demo", pictures, "--out", out)
+    assert done.returncode == 1 and f"14 of 15 pictures segmented into {out}, {len(before)} of them by an earlier run" in done.stdout
+    assert written(out) == alone
     assert {path: path.stat().st_mtime_ns for path in before} == before
-
-
-def _children(pid):
-    """Lines "pid parent" of all processes below one."""
-    lines = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True).stdout.splitlines()[1:]
-    found, level = [], {pid}
-    while level:
-        below = [line for line in lines if int(line.split()[1]) in level]
-        found += below
-        level = {int(line.split()[0]) for line in below}
-    return found
 
 
 def test_what_changed_is_run_again(pictures, tmp_path, capsys):

@@ -1,6 +1,5 @@
 """Evaluation against a plain loop; shared by processes, interrupted, and what it writes."""
 
-import contextlib
 import csv
 import functools
 import hashlib
@@ -8,16 +7,14 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.killed import WATCHED, kill_half_way
 from support.models import small_config
 
 import upernet_zoo as uz
@@ -161,48 +158,6 @@ def test_two_processes_equal_one_to_the_last_digit(folder, root, tmp_path, expec
     check(tmp_path / "two", expected)
 
 
-# `upernet-zoo evaluate` that notes each picture it runs, and hangs before its n-th
-WATCHED = """
-import hashlib, os, sys, time
-from upernet_zoo import Segmenter
-from upernet_zoo.cli.main import main
-
-log, left, call = sys.argv[1], int(sys.argv[2]), Segmenter.__call__
-
-def watched(self, image):
-    global left
-    left -= 1
-    with open(log, "a") as file:
-        file.write(f"{os.getpid()} {'hung' if left == 0 else hashlib.sha256(image.tobytes()).hexdigest()}\\n")
-    if left == 0:
-        time.sleep(600)
-    return call(self, image)
-
-Segmenter.__call__ = watched
-sys.exit(main(sys.argv[3:]))
-"""
-
-
-def kill_half_way(run, log, processes):
-    """Start a run, wait until each of its processes hangs, and kill -9 them all."""
-    with Path(f"{log}.errors").open("w+") as errors_of_run:
-        launched = subprocess.Popen(run, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=errors_of_run)
-        pids = {launched.pid}
-        try:
-            hung, deadline = set(), time.monotonic() + 240
-            while len(hung) < processes:
-                assert launched.poll() is None and time.monotonic() < deadline, errors_of_run.seek(0) or errors_of_run.read()
-                time.sleep(0.02)
-                lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
-                hung = {pid for pid, what in lines if what == "hung"}
-                pids |= {int(pid) for pid, _ in lines}  # torchrun gives its processes a session of their own
-        finally:
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            launched.wait()
-
-
 def test_killed_half_way_and_started_again(folder, root, tmp_path, expected):
     out, script = tmp_path / "out", tmp_path / "watched.py"
     script.write_text(WATCHED)
@@ -215,13 +170,13 @@ def test_killed_half_way_and_started_again(folder, root, tmp_path, expected):
     def counted():
         return set(json.loads((out / "state.json").read_text())["pictures"])
 
-    kill_half_way(watched([sys.executable], tmp_path / "one", 4), tmp_path / "one", 1)
+    kill_half_way(watched([sys.executable], tmp_path / "one", 4), tmp_path / "one", 1, ENVIRONMENT)
     first = counted()
     assert 1 <= len(first) <= 3
-    kill_half_way(watched(torchrun(2)[:-1], tmp_path / "two", 6), tmp_path / "two", 2)
+    kill_half_way(watched(torchrun(2)[:-1], tmp_path / "two", 6), tmp_path / "two", 2, ENVIRONMENT)
     second = counted()
     assert first < second and len(second) == len(first) + 8 < COUNT and not (out / "metrics.json").exists()
-    done = subprocess.run(watched([sys.executable], tmp_path / "rest", -1), env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(watched([sys.executable], tmp_path / "rest", -1), env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     check(out, expected)
     run = [digests[line.split()[1]] for line in (tmp_path / "rest").read_text().splitlines()]

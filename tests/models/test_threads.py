@@ -140,10 +140,10 @@ def test_calls_in_two_threads_give_back_the_number_that_was_before_both(system):
     found = []
 
     def second():
-        first_inside.wait(10)
+        first_inside.wait(120)
         with threads.fewer_if_busy():
             second_inside.set()
-            first_over.wait(10)
+            first_over.wait(120)
             found.append(torch.get_num_threads())
         found.append(torch.get_num_threads())
 
@@ -151,9 +151,9 @@ def test_calls_in_two_threads_give_back_the_number_that_was_before_both(system):
     thread.start()
     with threads.fewer_if_busy():
         first_inside.set()
-        assert second_inside.wait(10)
+        assert second_inside.wait(120)
     first_over.set()
-    thread.join(10)
+    thread.join(120)
     assert found == [2, 8]
     assert torch.get_num_threads() == 8
 

@@ -66,7 +66,7 @@ def new_page(browser, **options):
     Options are those of Playwright's `new_context`: `viewport={"width": 390, "height": 844}`, `color_scheme="dark"`, ...
     """
     context = browser.new_context(accept_downloads=True, **options)
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(120_000)  # the machine may be busy
     page = context.new_page()
     page.watched = Watched(page)
     try:

@@ -1,4 +1,4 @@
-"""A stand-in model with a file of no known format, an impatient transfer engine, and `fetch` in a process of its own.
+"""A stand-in model with a file of no known format, a transfer engine of few attempts, and `fetch` in a process of its own.
 
 As a script, `stand_in.py '{"url": ..., "sha256": ..., "cache_dir": ...}'` fetches the file and prints, as JSON, the error's class and
 message (or null and the path) and what is in the cache. More keys: see `_main`.
@@ -20,9 +20,9 @@ DIGEST = hashlib.sha256(DATA).hexdigest()
 OTHER = DATA[::-1]
 FILE = f"upernet_test_20200101_000000-{DIGEST[:8]}.pth"
 PATH = f"/models/v0.5/{FILE}"
-QUICK = dict(
-    attempts=3, backoff=0.01, connect_timeout=2.0, read_timeout=1.0, stall_seconds=0.5, stall_bytes=4096, longest_wait=2.0, spare=0
-)
+# Few attempts with short waits between them. With a server that lives it is as patient as the library: the machine may be busy.
+QUICK = dict(attempts=3, backoff=0.01, longest_wait=2.0, stall_bytes=4096, spare=0)
+SILENCE = 2.0  # seconds after which a server that says nothing is given up, in a test of one
 ROOT = Path(index.__file__).resolve().parent.parent
 
 
@@ -37,13 +37,19 @@ def make_entry(url, sha256=DIGEST[:8], mirrors=(), hub_org=None):
 
 
 def clear_environment(monkeypatch, tmp_path):
-    """A machine of its own: no variable of the user's, an empty home, an impatient engine."""
+    """A machine of its own: no variable of the user's, an empty home, few attempts with short waits."""
     for name in list(os.environ):
         if name.upper().endswith("_PROXY") or name.startswith(("UPERNET_ZOO_", "HF_", "TORCH_HOME", "XDG_CACHE_HOME")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("UPERNET_ZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(download, "SETTINGS", dataclasses.replace(download.SETTINGS, **QUICK))
+
+
+def lose_patience(monkeypatch, **more):
+    """For a test of a server that falls silent, or nearly so; also other fields of the transfer engine's settings."""
+    changes = {"read_timeout": SILENCE, "stall_seconds": SILENCE} | more
+    monkeypatch.setattr(download, "SETTINGS", dataclasses.replace(download.SETTINGS, **changes))
 
 
 def listing(folder):

@@ -271,7 +271,7 @@ def test_it_learns_logs_and_keeps_the_best_and_the_last(root, tmp_path):
 def test_killed_again_and_again_it_comes_to_the_same_weights(root, tmp_path):
     """kill -9 between and within steps, while the state is written, and between the best model and the state."""
     command = [sys.executable, str(ROOT / "tests" / "support" / "training_runs.py"), "kill", str(root), str(tmp_path)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     for name in ("best", "last"):
         assert_equal_weights(tmp_path / "killed" / name, tmp_path / "whole" / name)
@@ -288,7 +288,7 @@ def test_two_processes_take_the_step_of_one(root, tmp_path):
     script = [str(ROOT / "tests" / "support" / "training_runs.py"), "step", str(root)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     for command, out in (([sys.executable], "one"), (launch, "two")):
-        done = subprocess.run([*command, *script, str(tmp_path / out)], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+        done = subprocess.run([*command, *script, str(tmp_path / out)], env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr
     one, two = (torch.load(tmp_path / out / "state.pt", weights_only=True)["parts"]["optimizer"] for out in ("one", "two"))
     # after one step without weight decay SGD's momentum is the gradient
@@ -536,7 +536,7 @@ def test_layers_learn_at_rates_of_their_own(root, tmp_path, monkeypatch):
 def test_a_worker_that_dies_leaves_the_state_and_says_what_to_do(root, tmp_path):
     """In a process of its own: torch raises what it says of a dead worker wherever the main thread is by then."""
     command = [sys.executable, str(ROOT / "tests" / "support" / "training_runs.py"), "worker", str(root), str(tmp_path)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert re.search(r"is kept in .*state.*the same call goes on from it.*--workers 0.*--shm-size", done.stdout), done.stdout
     assert list(tmp_path.iterdir())

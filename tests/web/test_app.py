@@ -48,7 +48,7 @@ class Server:
     def end(self):
         """What it leaves behind in its folder for temporary files."""
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(30) == 0
+        assert self.process.wait(120) == 0
         self.process.stdout.close()
         return list(self.temporary.glob("upernet_zoo_app_*"))
 
@@ -192,6 +192,7 @@ def test_an_example(page, tmp_path):
 def test_the_camera(page):
     page.get_by_label("Capture from camera").click()
     page.locator("#uz-picture").get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('#uz-picture video').videoWidth > 0")  # before it shows something, nothing is captured
     page.get_by_label("capture photo").click()
     page.wait_for_selector(".uz-result:not([hidden])")
     assert re.match(r".* · \d+x\d+ pixels · demo · ", page.locator(".uz-caption").inner_text())
@@ -280,7 +281,7 @@ def asked(server, picture, model="demo"):
     number = next(one["id"] for one in config["dependencies"] if [button, "click"] in one["targets"])
     data = {"data": [picture, model, [1.0], False], "fn_index": number, "session_hash": "visitor"}
     assert requests.post(f"{server.url}/gradio_api/queue/join", json=data).ok
-    with requests.get(f"{server.url}/gradio_api/queue/data", params={"session_hash": "visitor"}, stream=True, timeout=60) as lines:
+    with requests.get(f"{server.url}/gradio_api/queue/data", params={"session_hash": "visitor"}, stream=True, timeout=300) as lines:
         return next(line for line in lines.iter_lines(decode_unicode=True) if "process_completed" in line)
 
 
@@ -313,7 +314,7 @@ def test_it_listens_on_this_machine_alone(server):
 
 def test_a_port_that_is_taken(server):
     port = server.url.rpartition(":")[2]
-    run = subprocess.run([sys.executable, "-m", "upernet_zoo", "app", "--port", port], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "-m", "upernet_zoo", "app", "--port", port], capture_output=True, text=True, timeout=300)
     assert run.returncode == 1
     assert re.fullmatch(rf"upernet-zoo: 127.0.0.1:{port} cannot be listened on \(.*\). Give another --host or --port; .*\n", run.stderr)
 
@@ -321,6 +322,6 @@ def test_a_port_that_is_taken(server):
 @pytest.mark.parametrize("gone", [("gradio",), ("uvicorn", "fastapi", "gradio")], ids=" ".join)
 def test_without_gradio_the_message_has_the_line_to_install_it(gone):
     code = f"import sys; sys.modules.update(dict.fromkeys({gone!r})); from upernet_zoo.cli.main import main; sys.exit(main(['app']))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert run.returncode == 1
     assert re.match(r"upernet-zoo: The app needs the package (gradio|fastapi): pip install 'upernet-zoo\[app\] @ git\+https://", run.stderr)

@@ -67,7 +67,7 @@ def as_stranger(code, *arguments, first="", **environment):
     before = "import os, sys; os.setgroups([]); os.setgid(54321); os.setuid(54321)\n"
     imports = "import encodings.idna, huggingface_hub, requests, tqdm, upernet_zoo\nfrom upernet_zoo.weights import cache, sources\n"
     line = [sys.executable, "-c", imports + first + before + code, *map(str, arguments)]
-    done = subprocess.run(line, env={**process_environment(), **environment}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(line, env={**process_environment(), **environment}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()[-1]
 
@@ -97,7 +97,7 @@ def test_a_link_in_the_cache_is_never_written_through(server, kept, tmp_path, su
 def test_what_is_no_partial_is_refused_by_name(server, kept, make):
     (kept / "mine").write_text("precious")
     make(kept / f"{FILE}.partial")
-    refused = within(30, lambda: fetch(server))
+    refused = within(120, lambda: fetch(server))
     assert isinstance(refused, errors.CacheError) and f"{FILE}.partial" in str(refused)
     assert (kept / "mine").read_text() == "precious" and FILE not in listing(kept)
 
@@ -106,7 +106,7 @@ def test_what_is_no_partial_is_refused_by_name(server, kept, make):
 @pytest.mark.parametrize("suffix", ["", ".json", ".partial.state"])
 def test_a_fifo_in_the_cache_holds_nothing_up(server, kept, suffix):
     os.mkfifo(kept / (FILE + suffix))
-    found = within(30, lambda: fetch(server))
+    found = within(120, lambda: fetch(server))
     if suffix:
         assert found.path.read_bytes() == DATA
     else:
@@ -131,7 +131,7 @@ def test_a_fifo_or_a_device_is_no_checkpoint(tmp_path, place):
         options["checkpoint"] = place
     elif place == "file url":
         model = make_entry(fifo.as_uri())
-    refused = within(30, lambda: sources.fetch(model, **options))
+    refused = within(120, lambda: sources.fetch(model, **options))
     assert isinstance(refused, errors.UPerNetZooError) and "no regular file" in str(refused)
 
 
@@ -143,11 +143,11 @@ def test_a_link_for_a_lock_is_refused_by_name(server, tmp_path):
     lock = tmp_path / "cache" / "locks" / f"{FILE}.lock"
     for plant in (lambda: lock.symlink_to(victim), lambda: lock.symlink_to(lock), lambda: os.link(victim, lock), lambda: os.mkfifo(lock)):
         plant()
-        refused = within(30, lambda: fetch(server))
+        refused = within(120, lambda: fetch(server))
         assert isinstance(refused, errors.CacheError) and f"{lock}: cannot be written (no lock file but a link" in str(refused)
         lock.unlink()
     lock.mkdir()
-    refused = within(30, lambda: fetch(server))
+    refused = within(120, lambda: fetch(server))
     assert isinstance(refused, errors.CacheError) and str(lock) in str(refused)
     assert victim.read_text() == "precious"
 
@@ -228,7 +228,7 @@ def test_a_reader_cannot_hold_a_lock_for_ever(tmp_path, monkeypatch):
     reader = subprocess.Popen([sys.executable, "-c", before + code, str(lock)], stdout=subprocess.PIPE, text=True)
     try:
         if reader.stdout.readline() == "held\n":  # where the file can be opened at all
-            assert within(30, lambda: _with_lock("file")) == "done"
+            assert within(120, lambda: _with_lock("file")) == "done"
     finally:
         reader.kill()
         reader.communicate()
@@ -241,13 +241,13 @@ def _with_lock(name):
 
 def test_whoever_works_is_waited_for(monkeypatch):
     """Longer than a lock without a sign of life would be."""
-    monkeypatch.setattr(locks, "QUIET", 2.0)
+    monkeypatch.setattr(locks, "QUIET", 4.0)  # 40 beats, as the machine may be busy
     monkeypatch.setattr(locks, "_BEAT", 0.1)
     order = []
     with cache.lock("file"):
         waiting = threading.Thread(target=lambda: order.append(_with_lock("file")))
         waiting.start()
-        time.sleep(3.0)
+        time.sleep(5.0)
         order.append("first")
     waiting.join()
     assert order == ["first", "done"]
@@ -256,7 +256,7 @@ def test_whoever_works_is_waited_for(monkeypatch):
 def test_a_thread_takes_its_own_lock_again():
     with cache.lock("file"), cache.lock("file"):
         pass
-    assert within(30, lambda: _with_lock("file")) == "done"
+    assert within(120, lambda: _with_lock("file")) == "done"
 
 
 @posix
@@ -269,13 +269,11 @@ def test_a_file_system_without_flock(server, tmp_path, monkeypatch, code):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    monkeypatch.setattr(locks, "QUIET", 2.0)
-    monkeypatch.setattr(locks, "_BEAT", 0.1)
     test_whoever_works_is_waited_for(monkeypatch)
     folder = tmp_path / "cache" / "locks"
     assert listing(folder) == ["file.lock"]
     (folder / "file.lock.claim").touch()
-    assert within(30, lambda: _with_lock("file")) == "done"
+    assert within(120, lambda: _with_lock("file")) == "done"
     assert fetch(server).path.read_bytes() == DATA
 
 

@@ -1,6 +1,5 @@
 """Servers that keep a transfer waiting for ever, each in its own way: every one is given up, and the next source is asked."""
 
-import dataclasses
 import shutil
 import threading
 import time
@@ -8,7 +7,8 @@ import time
 import pytest
 from support.endless import endless
 from support.servers import Fault, Server, certificate
-from support.stand_in import DATA, FILE, PATH, clear_environment, make_entry
+from support.stand_in import DATA, FILE, PATH, clear_environment, lose_patience, make_entry
+from support.waiting import until
 
 from upernet_zoo import errors
 from upernet_zoo.weights import connect, download, sources
@@ -16,7 +16,7 @@ from upernet_zoo.weights import partial as partials
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-LIMIT = 8.0  # seconds; a source that is given up costs 2 attempts of 0.6 s here, and the machine may be busy
+LIMIT = 60.0  # seconds; these servers never end, and are given up after 2 attempts of 2 s here; the machine may be busy
 
 # what is sent first, and then again and again with a wait between (number -> bytes)
 SLOW = {
@@ -37,8 +37,7 @@ SLOW = {
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path, monkeypatch):
     clear_environment(monkeypatch, tmp_path)
-    quick = dataclasses.replace(download.SETTINGS, attempts=2, read_timeout=0.6, connect_timeout=5.0)
-    monkeypatch.setattr(download, "SETTINGS", quick)
+    lose_patience(monkeypatch, attempts=2, stall_bytes=16384)
     connect.forget()
 
 
@@ -78,7 +77,7 @@ def test_through_a_proxy_that_never_ends_its_answer(tmp_path, monkeypatch):
 
 def test_the_lock_is_let_go(tmp_path):
     """What waits for the same file gets its turn when the first has given up."""
-    with endless(*SLOW["header"]) as (slow, _), Server({PATH: DATA}) as good:
+    with endless(*SLOW["header"]) as (slow, taken), Server({PATH: DATA}) as good:
 
         def refused():
             with pytest.raises(errors.DownloadError):
@@ -86,16 +85,17 @@ def test_the_lock_is_let_go(tmp_path):
 
         first = threading.Thread(target=refused)
         first.start()
-        time.sleep(0.2)
+        until(lambda: taken)  # it holds the lock then
         started = time.monotonic()
         assert sources.fetch(make_entry(good.url + PATH), progress=False).path.read_bytes() == DATA
-        assert 0.3 < time.monotonic() - started < LIMIT
+        assert 1.0 < time.monotonic() - started < LIMIT
         first.join()
 
 
 def test_a_slow_and_steady_server_is_not_given_up(tmp_path):
     """Above the floor all the way, and longer than the stall limit."""
-    with Server({PATH: DATA}, rate=150_000) as steady:
+    with Server({PATH: DATA}) as steady:
+        steady.always[PATH] = Fault(trickle=(8192, 0.2))
         started = time.monotonic()
         got = download.download(steady.url + PATH, tmp_path / "partial", progress=False)
     assert (

@@ -20,6 +20,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.servers import Fault, Server, nobody
 from support.stand_in import DATA, DIGEST, FILE, OTHER, PATH, ROOT, clear_environment, command, listing, make_entry, process_environment
+from support.waiting import until
 
 from upernet_zoo import errors, files, index
 from upernet_zoo.weights import cache, download, locks, sources
@@ -486,12 +487,11 @@ def test_lock_keeps_others_out(tmp_path, monkeypatch, caplog):
     with cache.lock(tmp_path / "file"):
         thread = threading.Thread(target=second)
         thread.start()
-        time.sleep(0.3)
+        until(lambda: "Waiting for another process that has file in work" in caplog.text)
         with cache.lock(tmp_path / "another file"):
             order.append("first")
     thread.join()
     assert order == ["first", "second"]
-    assert "Waiting for another process that has file in work" in caplog.text
     assert listing(tmp_path / "cache" / "locks") == ["another file.lock", "file.lock"]
 
 
@@ -519,14 +519,16 @@ def test_kill_at_random_moments(tmp_path):
     with Server({path: content}, rate=8_000_000) as server:
         line = command(url=server.url + path, sha256=digest[:8], cache_dir=tmp_path / "cache", quick=False)
         moments = random.Random(2)
-        for _ in range(8):
-            process = subprocess.Popen(line, env=process_environment(), stdout=subprocess.DEVNULL)
+
+        def kill_later(process, seconds):
             asked = len(server.requests)
-            while len(server.requests) == asked and process.poll() is None and not target.exists():
-                time.sleep(0.005)
-            time.sleep(moments.uniform(0, 0.25))
+            until(lambda: len(server.requests) > asked or process.poll() is not None or target.exists())
+            time.sleep(seconds)
             process.kill()
             process.wait()
+
+        for _ in range(8):
+            kill_later(subprocess.Popen(line, env=process_environment(), stdout=subprocess.DEVNULL), moments.uniform(0, 0.25))
             assert not target.exists() or target.read_bytes() == content
         subprocess.run(line, env=process_environment(), check=True, stdout=subprocess.DEVNULL)
         assert target.read_bytes() == content and cache.read_receipt(target).sha256 == digest
