@@ -599,7 +599,7 @@ def test_the_scan_reads_no_tensor_data(tmp_path):
     start = time.process_time()
     with safe_load._opened(path) as (_, data):
         safe_load._check_legacy(data)
-    assert time.process_time() - start < 0.05
+    assert time.process_time() - start < 0.5
 
 
 # ---- properties

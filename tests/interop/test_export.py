@@ -146,6 +146,12 @@ def test_what_cannot_be_exported_is_refused(model, tmp_path, monkeypatch):
         export.export(model, tmp_path / "a.pt2", check=["openvino"])
     with pytest.raises(ArgumentError, match="half=True: float16 goes with form='direct', found form='fused'"):
         export.export(model, tmp_path / "a.onnx", half=True, form="fused")
+    with monkeypatch.context() as patched:
+        patched.setattr(export, "_LARGEST", 1000)
+        for form, smaller in (("fused", "form='direct'"), ("direct", "half=True")):
+            wanted = rf"a.onnx: the weights take \d+ kB in the form '{form}', and .* 1 kB at most\. Use {smaller}, or write \.pt2"
+            with pytest.raises(ArgumentError, match=wanted):
+                export.to_onnx(model, tmp_path / "a.onnx", form=form)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingPackageError, match=r"needs the package onnxscript: pip install 'upernet-zoo\[onnx\] @ git\+https:"):
         export.to_onnx(model, tmp_path / "a.onnx")

@@ -47,6 +47,7 @@ __all__ = ["CHECKED_SHAPES", "HALF_TOLERANCE", "TOLERANCE", "checked_shapes", "e
 CHECKED_SHAPES = ((1, 64, 96), (3, 97, 131), (2, 160, 128))
 TOLERANCE = 1e-4
 HALF_TOLERANCE = 1e-2  # of float16: by how much the float32 logit of its label may fall short of the largest, likewise
+_LARGEST = (1 << 31) - (16 << 20)  # bytes of weights in an ONNX file: protobuf's limit, and room for the graph
 _BATCHED_PIXELS = 1 << 20  # of the largest pictures that a file of one size is compared at three at a time
 
 
@@ -106,7 +107,7 @@ def to_onnx(
         The path.
 
     Raises:
-        ArgumentError: a model that cannot be exported so, or onnx, onnxscript or onnxruntime is not installed.
+        ArgumentError: a model that cannot be exported so, weights of more than 2 GB, or onnx, onnxscript or onnxruntime is not installed.
         IntegrityError: a runtime computed something else from what was written; no file was left.
         ExistingFileError: a file of that name is there, and was not exported by this library.
         WriteError: the file cannot be written.
@@ -164,6 +165,13 @@ def _write_onnx(
 
     network = model if form == "plain" else PortableUPerNet(model, form, opaque=True)
     graph = kind(network.halved() if half and isinstance(network, PortableUPerNet) else network).eval()
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
+    if weights > _LARGEST:
+        smaller = option("form", "direct") if form == "fused" else option("half", True)
+        raise ArgumentError(
+            f"{path}: the weights take {files.size_text(weights)} in the form '{form}', and an ONNX file holds "
+            f"{files.size_text(_LARGEST)} at most. Use {smaller}, or write .pt2."
+        )
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch's exporter about itself
         exported = torch.onnx.export(
