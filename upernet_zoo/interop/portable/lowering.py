@@ -143,16 +143,19 @@ def _winograd(nodes: Nodes, x: str, piece: _Piece, tensors: Sequence[str]) -> st
     """`head.Winograd` of a piece with a pixel around it, (N, rows + 2, columns + 2, C) -> (N, rows, columns, C'); no bias."""
     weight, before, after = tensors
     channels, out_channels = nodes.channels(weight, 1), nodes.ints(nodes.channels(weight))
-    four, all_left = nodes.ints(4), nodes.ints(36, -1)
-    axes, steps = nodes.ints(1, 2), nodes.ints(4, 4)
-    sides = nodes.joined(piece.rows, piece.columns)
-    new = nodes.ints(0)
-    places = []
-    for i in range(6):
-        for j in range(6):
-            ends = nodes.add("Add", sides, nodes.ints(i - 3, j - 3))
-            places.append(nodes.add("Unsqueeze", nodes.add("Slice", x, nodes.ints(i, j), ends, axes, steps), new))
-    tiles = nodes.add("MatMul", before, nodes.add("Reshape", nodes.add("Concat", *places, axis=0), all_left))
+    four, all_left, two = nodes.ints(4), nodes.ints(36, -1), nodes.ints(2)
+    high, wide = (nodes.add("Add", side, two) for side in (piece.rows, piece.columns))
+
+    def every(end: str, step: int, *axes: int) -> str:
+        return nodes.add("Unsqueeze", nodes.range(nodes.ints(0), end, step), nodes.ints(*axes))
+
+    # the pixel of each position in the tiles, (36, N, down, across): one copy, where 36 slices that are joined are two
+    corners = nodes.add("Add", nodes.add("Mul", every(piece.count, 1, 1, 2), high), every(piece.rows, 4, 0, 2))
+    corners = nodes.add("Add", nodes.add("Mul", corners, wide), every(piece.columns, 4, 0, 1))
+    within = nodes.add("Add", nodes.add("Mul", nodes.ints(*(i for i in range(6) for _ in range(6))), wide), nodes.ints(*list(range(6)) * 6))
+    index = nodes.add("Add", nodes.add("Reshape", within, nodes.ints(36, 1, 1, 1)), corners)
+    places = nodes.add("Gather", nodes.add("Reshape", x, nodes.ints(-1, channels)), index, axis=0)
+    tiles = nodes.add("MatMul", before, nodes.add("Reshape", places, all_left))
     products = nodes.add("MatMul", nodes.add("Reshape", tiles, nodes.ints(36, -1, channels)), weight)
     out = nodes.add("MatMul", after, nodes.add("Reshape", products, all_left))
     down, across = (nodes.add("Div", side, four) for side in (piece.rows, piece.columns))
@@ -196,12 +199,12 @@ def _span(nodes: Nodes, size: str, first: str, length: str, out_size: str, align
     Returns:
         The first input pixel, how many there are, and of these the matrix of `head.resize_taps`, (length, 3 * how many).
     """
-    one, nothing, step = nodes.floats(1.0), nodes.floats(0.0), nodes.add("Constant", value_int=1)
+    one, nothing = nodes.floats(1.0), nodes.floats(0.0)
     real_size, real_out = nodes.real(size), nodes.real(out_size)
     last, out_last = nodes.add("Sub", real_size, one), nodes.add("Sub", real_out, one)
     ratio = nodes.add("Div", last, nodes.add("Max", out_last, one)) if align_corners else nodes.add("Div", real_size, real_out)
     # of whole numbers: where the size is fixed, ONNX's shape inference takes cast ones for whole ones, and refuses the mixture
-    place = nodes.real(nodes.add("Range", nodes.scalar(first), nodes.scalar(nodes.add("Add", first, length)), step))
+    place = nodes.real(nodes.range(first, nodes.add("Add", first, length)))
     place = nodes.add("Add", nodes.add("Unsqueeze", place, nodes.ints(1)), nodes.floats(-1.0, 0.0, 1.0))
 
     def source(i: str) -> str:
@@ -217,7 +220,7 @@ def _span(nodes: Nodes, size: str, first: str, length: str, out_size: str, align
     count = nodes.add("Min", nodes.add("Add", nodes.whole(nodes.add("Ceil", reach)), nodes.ints(2)), size)
     low = nodes.whole(nodes.add("Floor", source(nodes.add("Sub", nodes.real(first), one))))
     low = nodes.add("Min", low, nodes.add("Sub", size, count))
-    inputs = nodes.real(nodes.add("Range", nodes.scalar(low), nodes.scalar(nodes.add("Add", low, count)), step))
+    inputs = nodes.real(nodes.range(low, nodes.add("Add", low, count)))
     inputs = nodes.add("Reshape", inputs, nodes.ints(1, -1, 1))
     distance = nodes.add("Abs", nodes.add("Sub", nodes.add("Unsqueeze", source(place), nodes.ints(1)), inputs))
     matrix = nodes.add("Relu", nodes.add("Sub", one, distance))

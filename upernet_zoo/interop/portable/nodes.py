@@ -75,6 +75,10 @@ class Nodes:
         """(1,) -> ()."""
         return self.add("Squeeze", x, self.ints(0))
 
+    def range(self, first: str, end: str, step: int = 1) -> str:
+        """(n,) int64: from `first` (1,) up to `end` (1,)."""
+        return self.add("Range", self.scalar(first), self.scalar(end), self.add("Constant", value_int=step))
+
     def joined(self, *shape: str) -> str:
         """Values (n,) one after the other."""
         return self.add("Concat", *shape, axis=0)
