@@ -7,11 +7,15 @@ taken by `index_select`, as they were before: it copies such logits as a whole f
 
 Five sizes, each with the logits of a network (the fixture checkpoints on a photo) and with independent normal ones, in which no class can
 be ruled out anywhere: the worst case. The ways take turns; the medians of wall and of CPU seconds are kept, and how many labels are equal
-to those of the first way. Writes results/resample.json.
+to those of the first way. Then whole pictures, from file to label map, by a Segmenter of random weights of full width, with the tiles of
+both kinds. Writes results/resample.json.
 """
 
 import argparse
+import contextlib
+import dataclasses
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +25,10 @@ import numpy as np
 import torch
 from machine import record
 from PIL import Image
+from systems import write_weights
 from torch import Tensor
 
-from upernet_zoo import load_checkpoint
+from upernet_zoo import Segmenter, load_checkpoint
 from upernet_zoo.images import preprocess, resample
 from upernet_zoo.models.layers import resize
 
@@ -38,6 +43,7 @@ CASES: dict[str, tuple[str, Size, Size]] = {
     "683x512, 150 classes": ("upernet_r50_512x512_160k_ade20k", (512, 683), (512, 683)),
 }
 BLOCK = 1 << 22
+WHOLE = "upernet_r50_512x512_160k_ade20k"
 
 
 def interpolate_twice(logits: Tensor, via: Size, size: Size) -> Tensor:
@@ -61,8 +67,12 @@ def tiles(logits: Tensor, via: Size, size: Size) -> Tensor:
     return resample.labels([resample.View(logits, via, False)], size)
 
 
+def as_before() -> contextlib.AbstractContextManager[object]:
+    return mock.patch.object(resample, "rows_of", lambda logits, used: logits.index_select(1, used))
+
+
 def tiles_by_index_select(logits: Tensor, via: Size, size: Size) -> Tensor:
-    with mock.patch.object(resample, "rows_of", lambda logits, used: logits.index_select(1, used)):
+    with as_before():
         return tiles(logits, via, size)
 
 
@@ -104,6 +114,27 @@ def measure(logits: Tensor, via: Size, size: Size, repeats: int) -> dict[str, di
     }
 
 
+def whole_picture(size: Size, repeats: int) -> dict[str, dict[str, float]]:
+    """Seconds of a Segmenter for a photo of a size (height, width), which is the network's input too."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = load_checkpoint(write_weights(Path(folder), WHOLE))
+        segmenter = Segmenter(model, recipe=dataclasses.replace(model.recipe, scale=(max(size), min(size))))
+        photo = np.array(Image.open(FIXTURES / "photos" / "chelsea.png").convert("RGB"))
+        path = Path(folder) / "photo.png"
+        Image.fromarray(preprocess.resize_uint8(photo, size)).save(path)
+        found: dict[str, list[float]] = {"tiles_by_index_select": [], "tiles": []}
+        labels = {}
+        for repeat in range(repeats + 1):
+            for way, patched in zip(found, (as_before, contextlib.nullcontext)):
+                start = time.perf_counter()
+                with patched():
+                    labels[way] = segmenter(path).labels
+                if repeat:
+                    found[way].append(time.perf_counter() - start)
+    equal = float((labels["tiles"] == labels["tiles_by_index_select"]).mean())
+    return {way: {"wall_median_s": round(statistics.median(times), 4), "equal_labels": equal} for way, times in found.items()}
+
+
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -118,6 +149,10 @@ def main() -> None:
         for kind, values in (("network", logits), ("noise", noise)):
             results[f"{case}, {kind}"] = measure(values, via, size, args.repeats)
             print(f"{case}, {kind}", results[f"{case}, {kind}"], flush=True)
+    for size in ((512, 512), (1024, 1536)):
+        case = f"whole picture {size[1]}x{size[0]}, {WHOLE}"
+        results[case] = whole_picture(size, args.repeats)
+        print(case, results[case], flush=True)
     record("resample", results, repeats=args.repeats, threads=args.threads)
 
 

@@ -83,6 +83,11 @@ def shown(value: Any, style: Literal["value", "text", "message", "markdown", "ur
         style: "value": as `repr` writes it; "text": without quotes; "message": the same of any number of lines; "markdown": a text for a
             card, where nothing in it is Markdown or HTML; "url": a mirror without its user name, password, query and other parts that
             may be secret.
+
+    Examples:
+        >>> from upernet_zoo.errors import shown
+        >>> shown("https://user:secret@zoo.test/a?token=1", "url")
+        'https://zoo.test/a'
     """
     if style == "value":
         try:
@@ -123,7 +128,13 @@ def _bare_url(url: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A message without user names, passwords and queries of the URLs in it: libraries quote whole ones, a proxy's too."""
+    """A message without user names, passwords and queries of the URLs in it: libraries quote whole ones, a proxy's too.
+
+    Examples:
+        >>> from upernet_zoo.errors import without_secrets
+        >>> without_secrets("no answer from http://user:secret@proxy.test:3128/")
+        'no answer from http://proxy.test:3128/'
+    """
     if "@" in text:
         text = re.sub(r"//[^\s/?#]*@", "//", text)
         text = re.sub(r"(?<=[A-Za-z]{2}:/)[^\s/?#:@]*:[^\s/?#@]*@", "", text)  # as where a slash was forgotten

@@ -78,6 +78,12 @@ class LabelSet:
 
     Raises:
         ConfigError: lists that do not fit together.
+
+    Examples:
+        >>> from upernet_zoo import labels
+        >>> mine = labels.LabelSet(name="mine", classes=("field", "forest"), palette=((230, 220, 90), (30, 110, 40)))
+        >>> mine.dataset_ids, mine.ignore_index
+        ((0, 1), 255)
     """
 
     name: str
@@ -311,7 +317,13 @@ def classes_digest(classes: Sequence[str]) -> str | None:
 
 
 def voc_colors(count: int) -> tuple[Color, ...]:
-    """The first `count` colors of the Pascal VOC color map (its development kit's `VOClabelcolormap`)."""
+    """The first `count` colors of the Pascal VOC color map (its development kit's `VOClabelcolormap`).
+
+    Examples:
+        >>> from upernet_zoo import labels
+        >>> labels.voc_colors(3)
+        ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+    """
     colors = []
     for index in range(count):
         color = [0, 0, 0]
@@ -351,7 +363,13 @@ def _known() -> dict[str, LabelSet]:
 
 
 def names() -> tuple[str, ...]:
-    """Names that `get` knows."""
+    """Names that `get` knows.
+
+    Examples:
+        >>> from upernet_zoo import labels
+        >>> labels.names()
+        ('cityscapes', 'ade20k', 'voc12aug')
+    """
     return tuple(_known())
 
 
@@ -360,6 +378,11 @@ def get(name: str) -> LabelSet:
 
     Raises:
         UnknownLabelSetError: another name.
+
+    Examples:
+        >>> from upernet_zoo import labels
+        >>> labels.get("cityscapes").classes[:3]
+        ('road', 'sidewalk', 'building')
     """
     try:
         return _known()[name]
@@ -372,6 +395,11 @@ def named(classes: Sequence[str], palette: Sequence[Color] = ()) -> LabelSet:
 
     Raises:
         ConfigError: not a list of names.
+
+    Examples:
+        >>> from upernet_zoo import labels
+        >>> labels.named(("field", "forest")).name
+        '2 classes'
     """
     for name in names():
         if get(name).classes == tuple(classes):
@@ -381,7 +409,13 @@ def named(classes: Sequence[str], palette: Sequence[Color] = ()) -> LabelSet:
 
 
 def generic(count: int) -> LabelSet:
-    """A label set for a model whose class names are not known: "class 0", "class 1", ..."""
+    """A label set for a model whose class names are not known: "class 0", "class 1", ...
+
+    Examples:
+        >>> from upernet_zoo import labels
+        >>> labels.generic(2).classes
+        ('class 0', 'class 1')
+    """
     return LabelSet(name=f"{count} classes", classes=_generic_names(count))
 
 

@@ -46,6 +46,11 @@ def load(
 
     Raises:
         UPerNetZooError: as `create_model`.
+
+    Examples:
+        >>> from upernet_zoo import optimized
+        >>> optimized.load("demo").label_set.classes[0]
+        'road'
     """
     reference = Reference.parse(ref)
     reference.require_options(checkpoint=checkpoint, sha256=sha256, mirrors=mirrors)
@@ -114,6 +119,11 @@ def save(model: FusedUPerNet, path: str | os.PathLike, *, overwrite: bool = Fals
         ArgumentError: a model that is not fused, or a folder in place of a file.
         ExistingFileError: a file of that name is there, and was not written by this library.
         WriteError: the file cannot be written.
+
+    Examples:
+        >>> from upernet_zoo import optimized
+        >>> optimized.save(optimized.load("demo"), "fused.safetensors").name
+        'fused.safetensors'
     """
     if not isinstance(model, FusedUPerNet):
         raise ArgumentError(f"optimized.save takes what optimize_for_inference returns, found {type(model).__name__}.")
@@ -138,6 +148,12 @@ def read(path: str | os.PathLike) -> FusedUPerNet:
         MissingFileError: no such file.
         CheckpointError: something else, or written by a version whose fused models had another form.
         ConfigError: a description that cannot be used.
+
+    Examples:
+        >>> from upernet_zoo import optimized
+        >>> path = optimized.save(optimized.load("demo"), "fused.safetensors")
+        >>> optimized.read(path).label_set.classes[0]
+        'road'
     """
     path = files.expanded(path)
     if not path.is_file():

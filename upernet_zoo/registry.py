@@ -32,6 +32,11 @@ class Registry(Generic[_Class]):
     Args:
         what: the part, in words.
         modules: name of the library's own module of a kind, with `{kind}` in it; one without it has every kind.
+
+    Examples:
+        >>> from upernet_zoo.registry import BACKBONES
+        >>> "swin" in BACKBONES.kinds(), BACKBONES.get("swin", "my model").__name__
+        (True, 'SwinTransformer')
     """
 
     def __init__(self, what: str, modules: str) -> None:

@@ -56,6 +56,11 @@ class OnnxSegmenter:
         ArgumentError: a model that takes no RGB pictures, or that was exported with labels and needs windows.
         ConfigError: a recipe with steps that this library does not do (`Recipe.unsupported`).
         MissingPackageError: onnxruntime is not installed.
+
+    Examples:
+        >>> from upernet_zoo.runtime import OnnxSegmenter
+        >>> OnnxSegmenter("model.onnx")("street.jpg").labels.shape
+        (256, 512)
     """
 
     def __init__(self, model: str | os.PathLike[str] | onnxruntime.InferenceSession) -> None:

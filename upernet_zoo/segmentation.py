@@ -202,6 +202,13 @@ class SegmentedFrame:
         seconds: when it is shown, from the beginning; None where the file does not say.
         segmentation: its label map; None where it could not be had.
         error: why it could not be had; None where it could.
+
+    Examples:
+        >>> import upernet_zoo as uz
+        >>> for frame in uz.Segmenter("demo").video("clip.mp4", every=4):
+        ...     print(frame.number, frame.segmentation.labels.shape if frame.error is None else frame.error)
+        0 (96, 128)
+        4 (96, 128)
     """
 
     number: int

@@ -38,6 +38,14 @@ class VideoReport:
         frames: how many frames were tried.
         failures: frame number -> why it could not be segmented.
         areas: the share of each class, over all frames that could, largest first.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.video import label_video
+        >>> report = label_video(uz.Segmenter("demo"), Path("clip.mp4"), Path("labeled.mp4"), Path("areas.csv"), every=2, show=False)
+        >>> report.video.name, report.frames
+        ('labeled.mp4', 4)
     """
 
     video: Path
@@ -90,6 +98,14 @@ def label_video(
             their size, or none can be segmented.
         ExistingFileError: a file of that name is there, and was not written here.
         WriteError: the files cannot be written.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.video import label_video
+        >>> report = label_video(uz.Segmenter("demo"), Path("clip.mp4"), Path("labeled.mp4"), Path("areas.csv"), show=False)
+        >>> report.frames, report.failures
+        (8, {})
     """
     files.require_replaceable(out, is_own_video, overwrite)
     files.require_replaceable(table, is_own_table, overwrite)

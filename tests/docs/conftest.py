@@ -1,3 +1,4 @@
+import importlib.util
 import shutil
 
 import pytest
@@ -20,6 +21,10 @@ def things(tmp_path_factory):
     Image.open(place / "picture.png").convert("RGB").save(place / "street.jpg")
     shutil.copy(next((ROOT / "upernet_zoo" / "demo").glob("*.pth")), place / "my_upernet.pth")
     uz.interop.mmsegmentation.to_mmsegmentation(uz.create_model("demo"), place / "bare.pth")
+    if importlib.util.find_spec("av"):
+        from support.films import write_video
+
+        write_video(place / "clip.mp4")
     (place / "configs").mkdir()
     (place / "bare.py").rename(place / "configs" / "my_upernet.py")
     return place

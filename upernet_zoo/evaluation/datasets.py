@@ -38,6 +38,12 @@ class Sample:
         path: file of the picture.
         image: (H, W, 3) uint8 RGB.
         target: (H, W) int64 train ids; the label set's `ignore_index` where there is no label.
+
+    Examples:
+        >>> from upernet_zoo.evaluation import open_dataset
+        >>> sample = open_dataset("folder", "scenes")[0]
+        >>> sample.image.shape, sample.target.shape
+        ((256, 512, 3), (256, 512))
     """
 
     name: str
@@ -54,6 +60,12 @@ class SegmentationDataset:
         label_set: what the labels mean.
         names: the pictures' names, in order.
         root: the data set's folder.
+
+    Examples:
+        >>> from upernet_zoo.evaluation import open_dataset
+        >>> dataset = open_dataset("folder", "scenes")
+        >>> len(dataset), dataset.ids
+        (2, 'dataset')
     """
 
     def __init__(self, name: str, files: Files, label_set: LabelSet, root: Path, ids: str | None = DATASET_IDS) -> None:
@@ -169,6 +181,11 @@ def open_dataset(
             listed.
         MissingFileError: the root has another layout (the message says what was looked for and what is there), or pictures have no
             labels (the message names them).
+
+    Examples:
+        >>> from upernet_zoo.evaluation import open_dataset
+        >>> open_dataset("folder", "scenes").label_set.classes[:2]
+        ('road', 'sidewalk')
     """
     if name not in LAYOUTS:
         raise UnknownDatasetError(f"No data set {name!r}; there are {', '.join(LAYOUTS)}.{did_you_mean(str(name), LAYOUTS)}")

@@ -31,6 +31,15 @@ class MetricsResult:
         Dice: for each class, twice the intersection over the sum of labeled and predicted pixels, which is the F1 score; NaN as `IoU`.
         Precision: for each class, share of the pixels predicted so that are labeled so; NaN if none was predicted.
         Recall: the same as `Acc`, by the name that goes with precision.
+
+    Examples:
+        >>> import numpy as np
+        >>> from upernet_zoo.evaluation import SegmentationMetrics
+        >>> metrics = SegmentationMetrics(num_classes=2)
+        >>> metrics.update(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]))
+        >>> result = metrics.compute()
+        >>> result.aAcc, result.IoU[0], result.Precision
+        (0.75, 0.5, (0.5, 1.0))
     """
 
     mIoU: float
@@ -58,6 +67,14 @@ class SegmentationMetrics:
 
     Raises:
         ArgumentError: `num_classes` is not a whole number above zero.
+
+    Examples:
+        >>> import numpy as np
+        >>> from upernet_zoo.evaluation import SegmentationMetrics
+        >>> metrics = SegmentationMetrics(num_classes=2)
+        >>> metrics.update(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 255]))  # 255 is not counted
+        >>> metrics.confusion.tolist(), metrics.compute().mIoU
+        ([[1, 0], [1, 1]], 0.5)
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:

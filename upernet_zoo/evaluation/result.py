@@ -41,6 +41,14 @@ class EvaluationResult(MetricsResult):
         of: pictures that the data set has.
         settings: how the model was run.
         published: the mIoU that was published for this model, data set and settings, as a fraction; None if there is none.
+
+    Examples:
+        >>> import upernet_zoo as uz
+        >>> result = uz.evaluate("demo", "folder", "scenes", progress=False)
+        >>> result.of, len(result.pictures), result.failures
+        (2, 2, {})
+        >>> [path.name for path in result.save("scores")]
+        ['metrics.json', 'classes.csv', 'confusion.csv']
     """
 
     model: str

@@ -50,6 +50,11 @@ def load_image(source: str | os.PathLike[str] | Image.Image | np.ndarray | torch
         ImageError: not a picture, empty, cut off, too large for Pillow's guard against decompression bombs, a URL, several pictures, or
             an array of another shape or dtype; the message has the line that converts it.
         NotEnoughMemoryError: the picture is too large for the memory that there is.
+
+    Examples:
+        >>> from upernet_zoo.images import preprocess
+        >>> preprocess.load_image("street.jpg").shape
+        (256, 512, 3)
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, "Image array")
@@ -204,6 +209,11 @@ def fit(size: tuple[int, int], scale: tuple[float, float]) -> tuple[int, int]:
 
     Returns:
         (height, width) in pixels, each at least 1.
+
+    Examples:
+        >>> from upernet_zoo.images import preprocess
+        >>> preprocess.fit((480, 640), (2048, 512))
+        (512, 683)
     """
     factor = min(max(scale) / max(size), min(scale) / min(size))
     height, width = (max(1, int(side * factor + 0.5)) for side in size)
@@ -224,6 +234,12 @@ def target_size(size: tuple[int, int], recipe: Recipe, ratio: float = 1.0) -> tu
 
     Raises:
         ArgumentError: a ratio that leaves no pixel.
+
+    Examples:
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.images import preprocess
+        >>> preprocess.target_size((480, 640), uz.model_info("upernet_r50_512x512_160k_ade20k").recipe, ratio=0.5)
+        (256, 341)
     """
     height, width = size
     sides = [side * ratio for side in recipe.scale] if recipe.scale is not None else [width * ratio + 0.5, height * ratio + 0.5]
@@ -264,6 +280,13 @@ def prepare(image: np.ndarray, recipe: Recipe, ratio: float = 1.0) -> torch.Tens
 
     Raises:
         ArgumentError: an image of another shape or dtype, or a ratio that leaves no pixel.
+
+    Examples:
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.images import preprocess
+        >>> recipe = uz.model_info("upernet_r50_512x512_160k_ade20k").recipe
+        >>> preprocess.prepare(preprocess.load_image("street.jpg"), recipe).shape
+        torch.Size([1, 3, 512, 1024])
     """
     import torch
 
@@ -271,7 +294,15 @@ def prepare(image: np.ndarray, recipe: Recipe, ratio: float = 1.0) -> torch.Tens
 
 
 def prepare_array(image: np.ndarray, recipe: Recipe, ratio: float = 1.0) -> np.ndarray:
-    """`prepare` without torch: the same arguments, and the same values as an array."""
+    """`prepare` without torch: the same arguments, and the same values as an array.
+
+    Examples:
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.images import preprocess
+        >>> recipe = uz.model_info("upernet_r50_512x512_160k_ade20k").recipe
+        >>> preprocess.prepare_array(preprocess.load_image("street.jpg"), recipe).shape
+        (1, 3, 512, 1024)
+    """
     channels = len(recipe.mean)
     if getattr(image, "dtype", None) != np.uint8 or image.ndim != 3 or image.shape[2] != channels:
         found = f"{image.dtype} {tuple(image.shape)}" if hasattr(image, "shape") else type(image).__name__
@@ -287,6 +318,14 @@ def normalize(image: np.ndarray, recipe: Recipe, size: tuple[int, int]) -> np.nd
         image: (H, W, C) uint8; C is the length of the recipe's mean.
         recipe: the model's.
         size: (height, width) of the result in pixels, no side less than the image's.
+
+    Examples:
+        >>> import numpy as np
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.images import preprocess
+        >>> recipe = uz.Recipe(scale=(64, 64), mean=(100, 100, 100), std=(50, 50, 50))
+        >>> preprocess.normalize(np.full((1, 1, 3), 150, np.uint8), recipe, (1, 2))[0]
+        array([[1., 0.]], dtype=float32)
     """
     height, width, channels = image.shape
     out = np.zeros((channels, *size), np.float32)
@@ -299,13 +338,26 @@ def normalize(image: np.ndarray, recipe: Recipe, size: tuple[int, int]) -> np.nd
 
 
 def padded_size(size: tuple[int, int], recipe: Recipe) -> tuple[int, int]:
-    """(height, width) with the recipe's padding, to the right and below, of a resized picture of `size` (height, width)."""
+    """(height, width) with the recipe's padding, to the right and below, of a resized picture of `size` (height, width).
+
+    Examples:
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.images import preprocess
+        >>> preprocess.padded_size((510, 683), uz.Recipe(scale=(2048, 512), size_divisor=32))
+        (512, 704)
+    """
     height, width = (-(-side // recipe.size_divisor) * recipe.size_divisor for side in size)
     return height, width
 
 
 def windows(size: int, crop: int, stride: int) -> list[slice]:
-    """Windows along one axis: ceil((size - crop) / stride) + 1 of them, the last pushed back inside; one whole if size <= crop."""
+    """Windows along one axis: ceil((size - crop) / stride) + 1 of them, the last pushed back inside; one whole if size <= crop.
+
+    Examples:
+        >>> from upernet_zoo.images import preprocess
+        >>> preprocess.windows(1024, 512, 341)
+        [slice(0, 512, None), slice(341, 853, None), slice(512, 1024, None)]
+    """
     count = max(math.ceil((size - crop) / stride), 0) + 1
     ends = [min(i * stride + crop, size) for i in range(count)]
     return [slice(max(end - crop, 0), end) for end in ends]
@@ -326,6 +378,12 @@ def resize_uint8(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Raises:
         ArgumentError: another dtype or shape, an image without pixels, or a size below 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from upernet_zoo.images import preprocess
+        >>> preprocess.resize_uint8(np.array([[0, 100]], np.uint8), (1, 4))
+        array([[  0,  25,  75, 100]], dtype=uint8)
     """
     height, width = size
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:

@@ -54,6 +54,12 @@ class View:
             that is the whole.
         mirrored: the view is left-right mirrored, and is turned back at the end.
         content: (height, width) of the part of `via`, from its top left, that is the picture; what is beyond was padding. None: all.
+
+    Examples:
+        >>> import torch
+        >>> from upernet_zoo.images import resample
+        >>> resample.labels([resample.View(torch.zeros(3, 8, 8), via=(32, 32))], (48, 48)).shape
+        torch.Size([48, 48])
     """
 
     logits: Tensor | Rows
@@ -184,6 +190,13 @@ def label_bands(views: Sequence[View], size: tuple[int, int]) -> Iterator[tuple[
     Yields:
         Rows of the picture, from the top down, and their labels, (rows, width) uint8, or int16 above 255 classes, where the views' logits
         are.
+
+    Examples:
+        >>> import torch
+        >>> from upernet_zoo.images import resample
+        >>> view = resample.View(torch.zeros(3, 8, 8), via=(32, 32))
+        >>> sum(len(band) for rows, band in resample.label_bands([view], (32, 32)))
+        32
     """
     logits = views[0].logits
     dtype = torch.uint8 if logits.shape[0] <= 255 else torch.int16
@@ -203,7 +216,15 @@ def label_bands(views: Sequence[View], size: tuple[int, int]) -> Iterator[tuple[
 
 
 def labels(views: Sequence[View], size: tuple[int, int]) -> Tensor:
-    """The most likely class at each pixel, as `label_bands` has it: (*size), where the views' logits are."""
+    """The most likely class at each pixel, as `label_bands` has it: (*size), where the views' logits are.
+
+    Examples:
+        >>> import torch
+        >>> from upernet_zoo.images import resample
+        >>> logits = torch.tensor([[[2.0, 0.0]], [[0.0, 2.0]]])  # two classes, at stride 4
+        >>> resample.labels([resample.View(logits, via=(4, 8))], (2, 4))[0]
+        tensor([0, 0, 1, 1], dtype=torch.uint8)
+    """
     out: Tensor | None = None
     for rows, band in label_bands(views, size):
         if out is None:
@@ -214,7 +235,17 @@ def labels(views: Sequence[View], size: tuple[int, int]) -> Tensor:
 
 
 def probabilities(views: Sequence[View], size: tuple[int, int]) -> Tensor:
-    """Softmax of each view at `size`, averaged: (num_classes, *size) float32, where the views' logits are."""
+    """Softmax of each view at `size`, averaged: (num_classes, *size) float32, where the views' logits are.
+
+    Examples:
+        >>> import torch
+        >>> from upernet_zoo.images import resample
+        >>> view = resample.View(torch.zeros(2, 1, 2), via=(4, 8))
+        >>> resample.probabilities([view], (1, 2))
+        tensor([[[0.5000, 0.5000]],
+        <BLANKLINE>
+                [[0.5000, 0.5000]]])
+    """
     logits = views[0].logits
     out = torch.empty(logits.shape[0], *size, dtype=torch.float32, device=logits.device)
     for rows, tiles in _tiles(views, size):

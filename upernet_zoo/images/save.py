@@ -35,6 +35,14 @@ def save_picture(picture: Image.Image, path: Path, *, overwrite: bool = False, t
         ArgumentError: no format that can be written has that suffix.
         ExistingFileError: a file of that name is there, and was not written here.
         WriteError: the file cannot be written.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from upernet_zoo.images import save
+        >>> save.save_picture(Image.new("RGB", (4, 3)), Path("black.jpg"))
+        >>> Image.open("black.jpg").size
+        (4, 3)
     """
     format = picture_format(path)
     files.require_replaceable(path, is_own, overwrite)
@@ -79,6 +87,15 @@ def save_labels(
     Raises:
         ArgumentError: a name that does not end in .png (other formats would change the labels).
         ExistingFileError, WriteError: as `save_picture`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from upernet_zoo.images import save
+        >>> save.save_labels(np.array([[0, 1]]), [(128, 64, 128), (244, 35, 232)], Path("labels.png"), classes=("road", "sidewalk"))
+        >>> np.array(Image.open("labels.png"))
+        array([[0, 1]], dtype=uint8)
     """
     if path.suffix.lower() != ".png":
         raise ArgumentError(f"{path}: a label map is saved as .png; other formats would change the labels.")
@@ -95,6 +112,12 @@ def labels_png(
     Args:
         labels, palette, classes: as for `save_labels`.
         text: key -> value, to be kept in the file.
+
+    Examples:
+        >>> import numpy as np
+        >>> from upernet_zoo.images import save
+        >>> save.labels_png(np.zeros((2, 2), int), [(128, 64, 128)], ("road",))[1:4]
+        b'PNG'
     """
     from PIL import Image
 

@@ -20,7 +20,14 @@ _PIXELS = 1 << 20  # that are mixed at once, which takes 60 bytes of each
 
 
 def colorize(labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """(H, W) labels -> (H, W, 3) uint8 RGB; labels without a color (ignored pixels) are black."""
+    """(H, W) labels -> (H, W, 3) uint8 RGB; labels without a color (ignored pixels) are black.
+
+    Examples:
+        >>> import numpy as np
+        >>> from upernet_zoo.images import visualize
+        >>> visualize.colorize(np.array([[0, 1, 255]]), [(128, 64, 128), (244, 35, 232)]).tolist()
+        [[[128, 64, 128], [244, 35, 232], [0, 0, 0]]]
+    """
     table = np.zeros((max(len(palette), int(labels.max(initial=0)) + 1), 3), np.uint8)
     table[: len(palette)] = palette
     colors: np.ndarray = table[labels]
@@ -28,7 +35,14 @@ def colorize(labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.
 
 
 def blend(image: np.ndarray, labels: np.ndarray, palette: Sequence[tuple[int, int, int]], alpha: float) -> np.ndarray:
-    """`image` (H, W, 3) uint8 under the labels' colors with opacity `alpha` (0..1); ignored pixels stay as they are."""
+    """`image` (H, W, 3) uint8 under the labels' colors with opacity `alpha` (0..1); ignored pixels stay as they are.
+
+    Examples:
+        >>> import numpy as np
+        >>> from upernet_zoo.images import visualize
+        >>> visualize.blend(np.full((1, 1, 3), 100, np.uint8), np.array([[0]]), [(200, 0, 100)], 0.5).tolist()
+        [[[150, 50, 100]]]
+    """
     mixed = np.empty(image.shape, np.uint8)
     rows = max(1, _PIXELS // image.shape[1])
     for top in range(0, len(image), rows):
@@ -47,6 +61,11 @@ def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int, numb
         entries: text and RGB color of each.
         numbers: of the entries' classes, to be written, with one warning, where this machine has no font with the letters of a text;
             without them the characters' own numbers are.
+
+    Examples:
+        >>> from upernet_zoo.images import visualize
+        >>> visualize.legend([("road", (128, 64, 128)), ("sky", (70, 130, 180))], 300).size[0]
+        300
     """
     from PIL import Image, ImageDraw
 
@@ -74,7 +93,14 @@ def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int, numb
 
 
 def stack(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures one under the other, flush left, on white."""
+    """Pictures one under the other, flush left, on white.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from upernet_zoo.images import visualize
+        >>> visualize.stack([Image.new("RGB", (30, 20)), Image.new("RGB", (50, 10))]).size
+        (50, 30)
+    """
     from PIL import Image
 
     whole = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
@@ -86,7 +112,14 @@ def stack(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def beside(panels: Mapping[str, np.ndarray]) -> Image.Image:
-    """(H, W, 3) uint8 RGB pictures of equal size side by side, each under its name."""
+    """(H, W, 3) uint8 RGB pictures of equal size side by side, each under its name.
+
+    Examples:
+        >>> import numpy as np
+        >>> from upernet_zoo.images import visualize
+        >>> visualize.beside({"picture": np.zeros((80, 100, 3), np.uint8), "labels": np.zeros((80, 100, 3), np.uint8)}).size[0]
+        204
+    """
     from PIL import Image, ImageDraw
 
     height, width = next(iter(panels.values())).shape[:2]

@@ -65,6 +65,12 @@ def export(
     """Write a model in the format of the name: ONNX (.onnx) or a program of torch.export (.pt2).
 
     Args, returns and raises: as `to_onnx`, where `half` and `check` are for ONNX alone; ArgumentError also for another ending.
+
+    Examples:
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.interop.export import export
+        >>> export(uz.create_model("demo"), "model.pt2", size=(128, 256)).name
+        'model.pt2'
     """
     if formats.format_of(Path(path)) == "onnx":
         return to_onnx(model, path, labels=labels, form=form, size=size, half=half, check=check, overwrite=overwrite)
@@ -111,6 +117,14 @@ def to_onnx(
         IntegrityError: a runtime computed something else from what was written; no file was left.
         ExistingFileError: a file of that name is there, and was not exported by this library.
         WriteError: the file cannot be written.
+
+    Examples:
+        >>> import onnxruntime
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.interop.export import to_onnx
+        >>> session = onnxruntime.InferenceSession(to_onnx(uz.create_model("demo"), "model.onnx"))
+        >>> session.get_inputs()[0].shape
+        ['batch', 3, 'height', 'width']
     """
     path = _checked_path(path, "onnx", overwrite)
     runtimes = _runtimes(check)
@@ -222,6 +236,14 @@ def to_torch(
         IntegrityError: what was written computed something else; no file was left.
         ExistingFileError: a file of that name is there, and was not exported by this library.
         WriteError: the file cannot be written.
+
+    Examples:
+        >>> import torch
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.interop.export import to_torch
+        >>> program = torch.export.load(to_torch(uz.create_model("demo"), "model.pt2", size=(128, 256))).module()
+        >>> program(torch.zeros(1, 3, 128, 256)).shape
+        torch.Size([1, 19, 128, 256])
     """
     path = _checked_path(path, "torch", overwrite)
     size = only_size(model, labels, size)

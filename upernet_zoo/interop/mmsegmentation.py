@@ -44,6 +44,12 @@ def to_mmsegmentation(model: UPerNet, path: str | os.PathLike[str], *, version: 
         ConfigError: a recipe with steps that this library does not know (`Recipe.unsupported`).
         ExistingFileError: a file of either name is there, and was not written by this library.
         WriteError: a file cannot be written.
+
+    Examples:
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.interop.mmsegmentation import to_mmsegmentation
+        >>> to_mmsegmentation(uz.create_model("demo"), "theirs.pth", version=1).with_suffix(".py").is_file()
+        True
     """
     if not isinstance(model, UPerNet):
         raise ArgumentError(f"to_mmsegmentation takes a UPerNet, found {type(model).__name__}. create_model and load_checkpoint make one.")

@@ -56,6 +56,13 @@ def to_smp(model: UPerNet) -> segmentation_models_pytorch.UPerNet:
 
     Raises:
         ArgumentError: smp cannot represent the model; says why. Or a package is missing.
+
+    Examples:
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.interop.smp import to_smp
+        >>> model = uz.UPerNet(uz.UPerNetConfig(backbone=uz.SwinConfig(), channels=64, num_classes=7, auxiliary=None))
+        >>> type(to_smp(model)).__name__
+        'UPerNet'
     """
     theirs, notes = _converted(model)
     for note in notes:
@@ -78,6 +85,13 @@ def save_smp(model: UPerNet, folder: str | os.PathLike[str], *, overwrite: bool 
         ArgumentError: see `to_smp`.
         ExistingFileError: a model is there, and was not written by this library.
         WriteError: the folder cannot be written.
+
+    Examples:
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.interop.smp import save_smp
+        >>> model = uz.UPerNet(uz.UPerNetConfig(backbone=uz.SwinConfig(), channels=64, num_classes=7, auxiliary=None))
+        >>> sorted(path.name for path in save_smp(model, "theirs").iterdir())
+        ['README.md', 'config.json', 'model.safetensors']
     """
     folder = expanded(folder)
     require_replaceable_folder(folder, overwrite)

@@ -59,6 +59,14 @@ def to_transformers(model: UPerNet) -> tuple[UperNetForSemanticSegmentation, Seg
 
     Raises:
         ArgumentError: transformers cannot represent the model; says why. Or a package is missing.
+
+    Examples:
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.interop.transformers import to_transformers
+        >>> backbone = uz.model_info("upernet_convnext_tiny_fp16_512x512_160k_ade20k").config.backbone
+        >>> model, processor = to_transformers(uz.UPerNet(uz.UPerNetConfig(backbone=backbone, channels=64, num_classes=7)))
+        >>> type(model).__name__
+        'UperNetForSemanticSegmentation'
     """
     theirs, processor, notes = _converted(model)
     for note in notes:
@@ -181,6 +189,14 @@ def from_transformers(model: UperNetForSemanticSegmentation, processor: Any = No
     Raises:
         ArgumentError: another kind of model.
         CheckpointError: another backbone, or tensors that do not fit.
+
+    Examples:
+        >>> import transformers
+        >>> from upernet_zoo.interop.transformers import from_transformers
+        >>> backbone = transformers.ConvNextConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
+        >>> config = transformers.UperNetConfig(backbone_config=backbone, hidden_size=64, num_labels=7)
+        >>> from_transformers(transformers.UperNetForSemanticSegmentation(config)).config.backbone.title
+        'ConvNeXt-T'
     """
     transformers = _transformers()
     if not isinstance(model, transformers.UperNetForSemanticSegmentation):
@@ -246,6 +262,14 @@ def save_transformers(model: UPerNet, folder: str | os.PathLike[str], *, overwri
         ArgumentError: see `to_transformers`.
         ExistingFileError: a model is there, and was not written by this library.
         WriteError: the folder cannot be written.
+
+    Examples:
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.interop.transformers import save_transformers
+        >>> backbone = uz.model_info("upernet_convnext_tiny_fp16_512x512_160k_ade20k").config.backbone
+        >>> model = uz.UPerNet(uz.UPerNetConfig(backbone=backbone, channels=64, num_classes=7))
+        >>> sorted(path.name for path in save_transformers(model, "theirs").iterdir())
+        ['README.md', 'config.json', 'model.safetensors', 'preprocessor_config.json']
     """
     folder = expanded(folder)
     require_replaceable_folder(folder, overwrite)
@@ -282,6 +306,14 @@ def load_transformers(folder: str | os.PathLike) -> UPerNet:
     Raises:
         MissingFileError: no such folder.
         ArgumentError, CheckpointError: see `from_transformers`.
+
+    Examples:
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.interop.transformers import load_transformers, save_transformers
+        >>> backbone = uz.model_info("upernet_convnext_tiny_fp16_512x512_160k_ade20k").config.backbone
+        >>> model = uz.UPerNet(uz.UPerNetConfig(backbone=backbone, channels=64, num_classes=7))
+        >>> load_transformers(save_transformers(model, "theirs")).config.num_classes
+        7
     """
     transformers = _transformers()
     folder = expanded(folder)

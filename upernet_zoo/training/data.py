@@ -47,6 +47,12 @@ def open_splits(
     Raises:
         ArgumentError: a "folder" without class names, or with fewer than two pictures; ids that can be read in two ways.
         UPerNetZooError: what `open_dataset` raises.
+
+    Examples:
+        >>> from upernet_zoo.training import open_splits
+        >>> training, validation = open_splits("folder", "my_data")
+        >>> len(training), len(validation)
+        (3, 1)
     """
     root = expanded(root)
     if name == "folder" and label_set is None:

@@ -51,6 +51,16 @@ class TrainingResult:
         best_mIoU: on the validation pictures, from 0 to 1.
         best_step: steps after which it was measured.
         rows: of the log: step, lr, loss (mean since the row before), mIoU (None where not evaluated), seconds.
+
+    Examples:
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.training import TrainingSettings, open_splits, train
+        >>> training, validation = open_splits("folder", "my_data")
+        >>> model = uz.create_model("demo", labels=training.label_set)
+        >>> settings = TrainingSettings(steps=2, batch_size=2, crop=(64, 64))
+        >>> result = train(model, training, validation, "run", settings, progress=False)
+        >>> result.best.name, 0 <= result.best_mIoU <= 1
+        ('best', True)
     """
 
     best: Path
@@ -113,6 +123,16 @@ def train(
         MissingFileError, ImageError: no pictures, or files that cannot be used; the message names them.
         WriteError: `out` cannot be written, the disk is full, or another run's state is there. Nothing is overwritten then.
         ExistingFileError: `out` holds files of the names that a run writes, and no run wrote them.
+
+    Examples:
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.training import TrainingSettings, open_splits, train
+        >>> training, validation = open_splits("folder", "my_data")
+        >>> model = uz.create_model("demo", labels=training.label_set)
+        >>> settings = TrainingSettings(steps=2, batch_size=2, crop=(64, 64))
+        >>> result = train(model, training, validation, "run", settings, progress=False)
+        >>> uz.create_model(f"local-dir:{result.best}").config.num_classes
+        4
     """
     settings = settings or TrainingSettings()
     _require_fit(model, training, validation, settings)

@@ -40,6 +40,11 @@ class TrainingSettings:
 
     Raises:
         ArgumentError: a value that cannot be used.
+
+    Examples:
+        >>> from upernet_zoo.training import TrainingSettings
+        >>> TrainingSettings(steps=500, optimizer="adamw", lr=6e-5).batch_size
+        8
     """
 
     steps: int = 2000
