@@ -78,8 +78,8 @@ class Direct(nn.Module):
 class Winograd(nn.Module):
     """A 3x3 convolution with bias as Winograd's F(4x4, 3x3).
 
-    36 strided slices are all positions in the tiles, one product transforms them, 36 products over channels follow, one product
-    transforms back: of the forms that were tried, the one that is fast in both ONNX Runtime and OpenVINO.
+    36 strided slices (in ONNX one Gather) are all positions in the tiles, one product transforms them, 36 products over channels follow,
+    one product transforms back: of the forms that were tried, the one that is fast in both ONNX Runtime and OpenVINO.
 
     Attributes:
         weight: (36, in_channels, out_channels).
