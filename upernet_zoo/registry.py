@@ -36,7 +36,7 @@ class Registry(Generic[_Class]):
     Examples:
         >>> from upernet_zoo.registry import BACKBONES
         >>> "swin" in BACKBONES.kinds(), BACKBONES.get("swin", "my model").__name__
-        (True, 'SwinTransformer')
+        (True, 'Swin')
     """
 
     def __init__(self, what: str, modules: str) -> None:

@@ -37,7 +37,7 @@ class MetricsResult:
         >>> from upernet_zoo.evaluation import SegmentationMetrics
         >>> metrics = SegmentationMetrics(num_classes=2)
         >>> metrics.update(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]))
-        >>> result = metrics.compute()
+        >>> result = metrics.result()
         >>> result.aAcc, result.IoU[0], result.Precision
         (0.75, 0.5, (0.5, 1.0))
     """
@@ -73,7 +73,7 @@ class SegmentationMetrics:
         >>> from upernet_zoo.evaluation import SegmentationMetrics
         >>> metrics = SegmentationMetrics(num_classes=2)
         >>> metrics.update(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 255]))  # 255 is not counted
-        >>> metrics.confusion.tolist(), metrics.compute().mIoU
+        >>> metrics.confusion.tolist(), metrics.result().mIoU
         ([[1, 0], [1, 1]], 0.5)
     """
 

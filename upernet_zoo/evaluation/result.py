@@ -48,7 +48,7 @@ class EvaluationResult(MetricsResult):
         >>> result.of, len(result.pictures), result.failures
         (2, 2, {})
         >>> [path.name for path in result.save("scores")]
-        ['metrics.json', 'classes.csv', 'confusion.csv']
+        ['metrics.json', 'classes.csv', 'confusion.csv', 'pictures.csv']
     """
 
     model: str

@@ -58,7 +58,7 @@ class View:
     Examples:
         >>> import torch
         >>> from upernet_zoo.images import resample
-        >>> resample.labels([resample.View(torch.zeros(3, 8, 8), via=(32, 32))], (48, 48)).shape
+        >>> resample.labels([resample.View(torch.zeros(3, 8, 8), via=(32, 32), align_corners=False)], (48, 48)).shape
         torch.Size([48, 48])
     """
 
@@ -194,7 +194,7 @@ def label_bands(views: Sequence[View], size: tuple[int, int]) -> Iterator[tuple[
     Examples:
         >>> import torch
         >>> from upernet_zoo.images import resample
-        >>> view = resample.View(torch.zeros(3, 8, 8), via=(32, 32))
+        >>> view = resample.View(torch.zeros(3, 8, 8), via=(32, 32), align_corners=False)
         >>> sum(len(band) for rows, band in resample.label_bands([view], (32, 32)))
         32
     """
@@ -222,7 +222,7 @@ def labels(views: Sequence[View], size: tuple[int, int]) -> Tensor:
         >>> import torch
         >>> from upernet_zoo.images import resample
         >>> logits = torch.tensor([[[2.0, 0.0]], [[0.0, 2.0]]])  # two classes, at stride 4
-        >>> resample.labels([resample.View(logits, via=(4, 8))], (2, 4))[0]
+        >>> resample.labels([resample.View(logits, via=(4, 8), align_corners=False)], (2, 4))[0]
         tensor([0, 0, 1, 1], dtype=torch.uint8)
     """
     out: Tensor | None = None
@@ -240,7 +240,7 @@ def probabilities(views: Sequence[View], size: tuple[int, int]) -> Tensor:
     Examples:
         >>> import torch
         >>> from upernet_zoo.images import resample
-        >>> view = resample.View(torch.zeros(2, 1, 2), via=(4, 8))
+        >>> view = resample.View(torch.zeros(2, 1, 2), via=(4, 8), align_corners=False)
         >>> resample.probabilities([view], (1, 2))
         tensor([[[0.5000, 0.5000]],
         <BLANKLINE>

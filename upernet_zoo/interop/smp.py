@@ -60,7 +60,8 @@ def to_smp(model: UPerNet) -> segmentation_models_pytorch.UPerNet:
     Examples:
         >>> import upernet_zoo as uz
         >>> from upernet_zoo.interop.smp import to_smp
-        >>> model = uz.UPerNet(uz.UPerNetConfig(backbone=uz.SwinConfig(), channels=64, num_classes=7, auxiliary=None))
+        >>> backbone = uz.model_info("upernet_convnext_tiny_fp16_512x512_160k_ade20k").config.backbone
+        >>> model = uz.UPerNet(uz.UPerNetConfig(backbone=backbone, channels=64, num_classes=7))
         >>> type(to_smp(model)).__name__
         'UPerNet'
     """
@@ -89,7 +90,8 @@ def save_smp(model: UPerNet, folder: str | os.PathLike[str], *, overwrite: bool 
     Examples:
         >>> import upernet_zoo as uz
         >>> from upernet_zoo.interop.smp import save_smp
-        >>> model = uz.UPerNet(uz.UPerNetConfig(backbone=uz.SwinConfig(), channels=64, num_classes=7, auxiliary=None))
+        >>> backbone = uz.model_info("upernet_convnext_tiny_fp16_512x512_160k_ade20k").config.backbone
+        >>> model = uz.UPerNet(uz.UPerNetConfig(backbone=backbone, channels=64, num_classes=7))
         >>> sorted(path.name for path in save_smp(model, "theirs").iterdir())
         ['README.md', 'config.json', 'model.safetensors']
     """

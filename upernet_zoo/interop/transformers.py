@@ -191,11 +191,11 @@ def from_transformers(model: UperNetForSemanticSegmentation, processor: Any = No
         CheckpointError: another backbone, or tensors that do not fit.
 
     Examples:
-        >>> import transformers
-        >>> from upernet_zoo.interop.transformers import from_transformers
-        >>> backbone = transformers.ConvNextConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
-        >>> config = transformers.UperNetConfig(backbone_config=backbone, hidden_size=64, num_labels=7)
-        >>> from_transformers(transformers.UperNetForSemanticSegmentation(config)).config.backbone.title
+        >>> import upernet_zoo as uz
+        >>> from upernet_zoo.interop.transformers import from_transformers, to_transformers
+        >>> backbone = uz.model_info("upernet_convnext_tiny_fp16_512x512_160k_ade20k").config.backbone
+        >>> theirs, processor = to_transformers(uz.UPerNet(uz.UPerNetConfig(backbone=backbone, channels=64, num_classes=7)))
+        >>> from_transformers(theirs, processor).config.backbone.title
         'ConvNeXt-T'
     """
     transformers = _transformers()
