@@ -15,7 +15,7 @@ from support.stand_in import process_environment
 
 import upernet_zoo as uz
 
-pytestmark = [pytest.mark.large, pytest.mark.xdist_group("memory")]
+pytestmark = pytest.mark.large
 pytest.importorskip("ray")
 parquet = pytest.importorskip("pyarrow.parquet")
 parquet_table = pytest.importorskip("pyarrow").table

@@ -98,7 +98,6 @@ def test_labels_of_one_size_alone_are_refused(tmp_path):
 
 
 @pytest.mark.large
-@pytest.mark.xdist_group("memory")
 def test_a_full_width_r50_is_exported_fused(tmp_path):
     """As it is by default: at six sizes and two batches from one file."""
     entry = uz.model_info("upernet_r50_512x512_160k_ade20k")

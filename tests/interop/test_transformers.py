@@ -192,7 +192,6 @@ def test_a_swin_of_another_kind_is_refused(setting):
 
 
 @pytest.mark.large
-@pytest.mark.xdist_group("memory")
 @pytest.mark.filterwarnings("ignore:The layer norms between the stages have an epsilon")
 @pytest.mark.parametrize("size", ((512, 512), (641, 480), (65, 97)), ids=str)
 @pytest.mark.parametrize("config", (SwinConfig(), ConvNeXtConfig()), ids=lambda config: config.title)
@@ -207,7 +206,7 @@ def full_width(config):
     return model, to_transformers(model)[0]
 
 
-@pytest.mark.parametrize("wide", (False, pytest.param(True, marks=[pytest.mark.large, pytest.mark.xdist_group("memory")])))
+@pytest.mark.parametrize("wide", (False, pytest.param(True, marks=pytest.mark.large)))
 def test_torchvision_has_the_same_convnext(wide):
     from torchvision.models import convnext
 

@@ -52,7 +52,6 @@ print(json.dumps(said | dict(gb=round(peak / 1e9, 2), seconds=round(seconds, 1))
 
 
 @pytest.mark.large
-@pytest.mark.xdist_group("memory")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures with Linux's /proc")
 @pytest.mark.parametrize("name", LARGEST)
 def test_a_forward_pass_fits_in_12_gb(name, record_property):
@@ -68,7 +67,6 @@ WINDOWED = [name for kind in ("upernet_swin", "upernet_convnext") for name in uz
 
 
 @pytest.mark.large
-@pytest.mark.xdist_group("memory")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures with Linux's /proc")
 @pytest.mark.parametrize("name", {str(uz.model_info(name).config): name for name in WINDOWED}.values())
 def test_every_swin_and_convnext_at_full_width(name):
