@@ -575,17 +575,22 @@ def test_damaged_safetensors(tmp_path):
 # ---- speed
 
 
+def least_seconds(run):
+    """The CPU's, of five runs: the machine may be busy."""
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        run()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.parent.name)
 def test_the_scan_takes_less_than_50_ms(path):
     """As many tensors as a full-size file has, and the scan does not depend on their size."""
-    times = []
     with safe_load._opened(path) as (_, data):
         check = safe_load._check_zip if data[:2] == b"PK" else safe_load._check_legacy
-        for _ in range(5):
-            start = time.process_time()
-            check(data)
-            times.append(time.process_time() - start)
-    assert min(times) < 0.05
+        assert least_seconds(lambda: check(data)) < 0.05
 
 
 def test_the_scan_reads_no_tensor_data(tmp_path):
@@ -596,10 +601,12 @@ def test_the_scan_reads_no_tensor_data(tmp_path):
     os.truncate(path, len(head) + 4 * count)
     if shutil.disk_usage(tmp_path).total < 4 * count and path.stat().st_size != len(head) + 4 * count:
         pytest.skip("no sparse files here")
-    start = time.process_time()
-    with safe_load._opened(path) as (_, data):
-        safe_load._check_legacy(data)
-    assert time.process_time() - start < 0.5
+
+    def scan():
+        with safe_load._opened(path) as (_, data):
+            safe_load._check_legacy(data)
+
+    assert least_seconds(scan) < 0.05
 
 
 # ---- properties

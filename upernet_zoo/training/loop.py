@@ -53,14 +53,11 @@ class TrainingResult:
         rows: of the log: step, lr, loss (mean since the row before), mIoU (None where not evaluated), seconds.
 
     Examples:
-        >>> import upernet_zoo as uz
-        >>> from upernet_zoo.training import TrainingSettings, open_splits, train
-        >>> training, validation = open_splits("folder", "my_data")
-        >>> model = uz.create_model("demo", labels=training.label_set)
-        >>> settings = TrainingSettings(steps=2, batch_size=2, crop=(64, 64))
-        >>> result = train(model, training, validation, "run", settings, progress=False)
-        >>> result.best.name, 0 <= result.best_mIoU <= 1
-        ('best', True)
+        >>> from pathlib import Path
+        >>> from upernet_zoo.training import TrainingResult
+        >>> row = {"step": 500, "lr": 1e-3, "loss": 0.8, "mIoU": 0.42, "seconds": 60.0}
+        >>> TrainingResult(Path("run/best"), Path("run/last"), best_mIoU=0.42, best_step=500, rows=(row,)).plot("curves.svg").name
+        'curves.svg'
     """
 
     best: Path
