@@ -28,6 +28,9 @@ from ...models.necks import MultiLevelNeck
 __all__ = ["DOMAIN", "PortableHead", "PortableNeck", "resize_taps"]
 
 DOMAIN = "upernet_zoo"  # of the operators that `lowering` replaces
+# The convolution at stride 16, where maps are small, is Winograd's up to this width: one of 1024 channels takes 113 MB more, with
+# which the file of BEiT-L would pass the 2 GB of ONNX.
+_WINOGRAD_AT_16 = 512
 
 
 def _fixed(x: Tensor) -> nn.Parameter:
@@ -201,7 +204,8 @@ class PortableHead(nn.Module):
         self.pool_own, self.pool_resized = Direct(own, bias), ResizedSum(pooled, align_corners, opaque)
         self.lateral_convs = nn.ModuleList(Pointwise(*_folded(block)) for block in head.lateral_convs)
         *finer, coarsest = head.fpn_convs
-        self.fpn_convs = nn.ModuleList([*(conv3x3(*_folded(block)) for block in finer), Direct(*_folded(coarsest))])
+        self.fpn_convs = nn.ModuleList(conv3x3(*_folded(block)) for block in finer)
+        self.fpn_convs.append((conv3x3 if channels <= _WINOGRAD_AT_16 else Direct)(*_folded(coarsest)))
         weight, bias = _folded(head.fpn_bottleneck)
         own, *others = weight.split(channels, 1)
         classifier = Pointwise(head.classifier.weight, cast(Tensor, head.classifier.bias))

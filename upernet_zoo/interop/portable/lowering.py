@@ -70,7 +70,7 @@ def _lower_resized_sum(nodes: Nodes, inputs: Sequence[str], align_corners: int) 
     maps = len(rest) // 4
     height, width = (nodes.size(like, axis) for axis in (1, 2))
     zero = nodes.ints(0)
-    whole = _Piece(zero, zero, height, width, height, width, nodes.size(like, 0))
+    whole = _Piece(zero, nodes.size(like, 0), zero, zero, height, width, height, width)
     return _resized_sum(nodes, rest[:maps], rest[maps:], whole, align_corners)
 
 
@@ -79,38 +79,34 @@ _LOWERED: dict[str, Callable[..., str]] = {"Winograd": _lower_winograd, "Fuse": 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Rows `top` to `top + rows` of a map (N, height, width, C), and the columns likewise; names of (1,) int64."""
+    """Of some pictures of a map (N, height, width, C) rows `top` to `top + rows`, and columns likewise; names of (1,) int64."""
 
+    first: str
+    count: str
     top: str
     left: str
     rows: str
     columns: str
     height: str
     width: str
-    count: str
 
     def surrounded(self, nodes: Nodes, x: str) -> str:
-        """The piece of x and a pixel around it, zeros beyond the map."""
-        starts, ends, before, after = [], [], [], []
+        """The piece of x and a pixel around it, zeros beyond the map: all by one Pad, which cuts where its numbers are negative."""
+        one, zero = nodes.ints(1), nodes.ints(0)
+        before, after = [nodes.add("Neg", self.first)], [nodes.add("Sub", nodes.add("Add", self.first, self.count), nodes.size(x, 0))]
         for first, length, side in ((self.top, self.rows, self.height), (self.left, self.columns, self.width)):
-            low = nodes.add("Sub", first, nodes.ints(1))
-            high = nodes.add("Add", nodes.add("Add", first, length), nodes.ints(1))
-            starts.append(nodes.add("Max", low, nodes.ints(0)))
-            ends.append(nodes.add("Min", high, side))
-            before.append(nodes.add("Sub", starts[-1], low))
-            after.append(nodes.add("Sub", high, ends[-1]))
-        cut = nodes.add("Slice", x, nodes.joined(*starts), nodes.joined(*ends), nodes.ints(1, 2))
-        zero = nodes.ints(0)
-        return nodes.add("Pad", cut, nodes.joined(zero, *before, zero, zero, *after, zero))
+            before.append(nodes.add("Sub", one, first))
+            after.append(nodes.add("Sub", nodes.add("Add", nodes.add("Add", first, length), one), side))
+        return nodes.add("Pad", x, nodes.joined(*before, zero, *after, zero))
 
 
 def _in_pieces(nodes: Nodes, x: str, compute: Callable[[Nodes, _Piece], str], across: bool) -> str:
-    """A map like x (N, H, W, *), piece by piece. Sides of pieces are multiples of 4, nearly equal.
+    """A map like x (N, H, W, *), piece by piece of each picture. Sides of pieces are multiples of 4, nearly equal.
 
     Args:
         nodes: where it is written down.
         x: the map.
-        compute: gives (N, rows, columns, *) of a piece, also beyond the map.
+        compute: gives (1, rows, columns, *) of a piece, also beyond the map.
         across: whether pieces are cut across their width too.
     """
     count, height, width = (nodes.size(x, axis) for axis in range(3))
@@ -123,18 +119,21 @@ def _in_pieces(nodes: Nodes, x: str, compute: Callable[[Nodes, _Piece], str], ac
         return nodes.ceil_div(tiles, length), nodes.add("Mul", length, four)
 
     beside, columns = cut(width, nodes.ints(_ACROSS)) if across else (one, nodes.add("Mul", nodes.ceil_div(width, four), four))
-    tiles = nodes.add("Div", nodes.add("Mul", count, columns), four)  # of a row of tiles
-    below, rows = cut(height, nodes.add("Max", nodes.add("Div", nodes.ints(_TILES), tiles), one))
+    below, rows = cut(height, nodes.add("Max", nodes.add("Div", nodes.ints(4 * _TILES), columns), one))
+    pieces = nodes.add("Mul", below, beside)  # of a picture
 
     def body(inner: Nodes, index: str) -> str:
-        row = inner.add("Div", index, beside)
-        column = inner.add("Sub", index, inner.add("Mul", row, beside))
-        piece = _Piece(inner.add("Mul", row, rows), inner.add("Mul", column, columns), rows, columns, height, width, count)
-        return compute(inner, piece)
+        picture = inner.add("Div", index, pieces)
+        within = inner.add("Sub", index, inner.add("Mul", picture, pieces))
+        row = inner.add("Div", within, beside)
+        column = inner.add("Sub", within, inner.add("Mul", row, beside))
+        top, left = inner.add("Mul", row, rows), inner.add("Mul", column, columns)
+        return compute(inner, _Piece(picture, one, top, left, rows, columns, height, width))
 
-    out = nodes.loop(nodes.add("Mul", below, beside), body, rank=4)
-    out = nodes.reshaped(out, below, beside, count, rows, columns, nodes.ints(-1))
-    out = nodes.add("Transpose", out, perm=[2, 0, 3, 1, 4, 5])
+    out = nodes.loop(nodes.add("Mul", count, pieces), body, rank=4)
+    if across:
+        out = nodes.reshaped(out, count, below, beside, rows, columns, nodes.ints(-1))
+        out = nodes.add("Transpose", out, perm=[0, 1, 3, 2, 4, 5])
     out = nodes.reshaped(out, count, nodes.add("Mul", below, rows), nodes.add("Mul", beside, columns), nodes.ints(-1))
     return nodes.add("Slice", out, nodes.joined(zero, zero), nodes.joined(height, width), nodes.ints(1, 2))
 
@@ -169,22 +168,21 @@ def _resized_sum(
 ) -> str:
     """`head.ResizedSum` of a piece, and a bias (C,): (N, rows, columns, C). `weights` has three for each map."""
     rows, down = [], []
-    columns, count, second = piece.columns, piece.count, nodes.ints(2)
+    columns, count = piece.columns, piece.count
     for i, x in enumerate(maps):
         parts = weights[3 * i : 3 * i + 3]
-        channels = nodes.ints(nodes.channels(parts[0]) // 3)
+        channels, kind = nodes.ints(nodes.channels(parts[0]) // 3), nodes.kind(parts[0])
         top, height, matrix = _span(nodes, nodes.size(x, 1), piece.top, piece.rows, piece.height, align_corners)
-        down.append(nodes.cast(matrix, nodes.kind(parts[0])))
-        left, width, across = _span(nodes, nodes.size(x, 2), piece.left, columns, piece.width, align_corners)
-        low, sides = nodes.joined(top, left), nodes.joined(height, width)
-        x = nodes.add("Slice", x, low, nodes.add("Add", low, sides), nodes.ints(1, 2))
+        matrix = nodes.add("Transpose", nodes.cast(matrix, kind), perm=[0, 2, 1])
+        down.append(nodes.reshaped(matrix, piece.rows, nodes.ints(-1)))
+        left, width, matrix = _span(nodes, nodes.size(x, 2), piece.left, columns, piece.width, align_corners)
+        across = nodes.reshaped(nodes.cast(matrix, kind), columns, nodes.ints(-1))
+        low, sides = nodes.joined(piece.first, top, left), nodes.joined(count, height, width)
+        x = nodes.add("Slice", x, low, nodes.add("Add", low, sides), nodes.ints(0, 1, 2))
         shape = nodes.joined(count, height, nodes.add("Mul", width, nodes.ints(3)), channels)
-        products = [
-            nodes.add("MatMul", nodes.cast(across, nodes.kind(parts[0])), nodes.add("Reshape", nodes.add("MatMul", x, part), shape))
-            for part in parts
-        ]
-        resized = nodes.add("Concat", *(nodes.add("Unsqueeze", product, second) for product in products), axis=2)
-        rows.append(nodes.reshaped(resized, count, nodes.add("Mul", height, nodes.ints(3)), nodes.add("Mul", columns, channels)))
+        for part in parts:  # one for each ky
+            resized = nodes.add("MatMul", across, nodes.add("Reshape", nodes.add("MatMul", x, part), shape))
+            rows.append(nodes.reshaped(resized, count, height, nodes.ints(-1)))
     if bias is not None:  # a row of it, which is added to every row
         row = nodes.add("Expand", bias, nodes.joined(count, nodes.ints(1), columns, channels))
         rows.append(nodes.reshaped(row, count, nodes.ints(1), nodes.ints(-1)))
@@ -197,7 +195,7 @@ def _span(nodes: Nodes, size: str, first: str, length: str, out_size: str, align
     """What pixels `first` to `first + length` of an axis of `out_size` need of an axis of `size`.
 
     Returns:
-        The first input pixel, how many there are, and of these the matrix of `head.resize_taps`, (length, 3 * how many).
+        The first input pixel, how many there are, and of these the matrix of `head.resize_taps`, (length, how many, 3).
     """
     one, nothing = nodes.floats(1.0), nodes.floats(0.0)
     real_size, real_out = nodes.real(size), nodes.real(out_size)
@@ -225,5 +223,4 @@ def _span(nodes: Nodes, size: str, first: str, length: str, out_size: str, align
     distance = nodes.add("Abs", nodes.add("Sub", nodes.add("Unsqueeze", source(place), nodes.ints(1)), inputs))
     matrix = nodes.add("Relu", nodes.add("Sub", one, distance))
     inside = nodes.add("And", nodes.add("GreaterOrEqual", place, nothing), nodes.add("LessOrEqual", place, out_last))
-    matrix = nodes.add("Mul", matrix, nodes.add("Unsqueeze", nodes.real(inside), nodes.ints(1)))
-    return low, count, nodes.reshaped(matrix, length, nodes.ints(-1))
+    return low, count, nodes.add("Mul", matrix, nodes.add("Unsqueeze", nodes.real(inside), nodes.ints(1)))
