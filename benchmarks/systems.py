@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+_REST = 0.2  # seconds; after a run the threads of ONNX Runtime spin for 40 ms, which a system that started at once would be without
 HERE = Path(__file__).resolve().parent
 SYSTEMS = (
     "mmsegmentation",
@@ -67,7 +68,8 @@ class System:
         return json.loads(line)
 
     def ask(self, **request) -> dict:
-        """One request of peer.py and its answer."""
+        """One request of peer.py and its answer, once the threads of the system that ran before are at rest."""
+        time.sleep(_REST)
         with contextlib.suppress(BrokenPipeError):  # it has ended; reading its answer tells how
             print(json.dumps(request), file=self.process.stdin, flush=True)
         return self._answer()
