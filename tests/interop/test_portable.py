@@ -16,7 +16,7 @@ from upernet_zoo.interop.portable import head, lowering
 from upernet_zoo.interop.portable.network import PortableUPerNet, default_form
 
 # (N, H, W) of the finest map; whole tiles of 4x4, parts of them, one row of them, several pieces with more or less of each
-SIZES = ((1, 24, 36), (3, 25, 33), (2, 9, 70), (1, 67, 18), (2, 6, 6))
+SIZES = ((1, 24, 36), (3, 25, 33), (2, 9, 70), (1, 67, 18), (2, 6, 6), (7, 6, 5), (5, 10, 13))  # of the last, pieces hold several
 
 
 @functools.cache

@@ -152,7 +152,7 @@ class ResizedSum(nn.Module):
 class Fuse(nn.Module):
     """The end of the decode head at the finest stride: a 3x3 convolution over the finest map and the resized others, ReLU, the classifier.
 
-    With Winograd's convolution it is one operator, which `lowering` computes tile by tile.
+    With Winograd's convolution it is one operator, which `lowering` computes piece by piece.
 
     Args:
         own: convolution of the finest map.

@@ -1,6 +1,6 @@
 """The opaque operators of `head` in ordinary ones of ONNX.
 
-Large maps go tile by tile through a `Loop`: transforms of a whole map would need more memory than the plain model, and resize matrices of
+Maps go piece by piece through a `Loop`: transforms of a whole map would need more memory than the plain model, and resize matrices of
 whole rows would grow with the square of the picture's width.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["lower"]
 
-# Winograd tiles, 4x4 pixels each, that are computed together, and in a row of them: a map of 128x128 pixels is two pieces. Narrow ones
+# Winograd tiles, 4x4 pixels each, of a piece, and in a row of it: a map of 128x128 pixels is two pieces. Narrow ones
 # have small resize matrices, and high ones share few rows of the coarser maps; more tiles at once are no faster, and take more memory
 _TILES, _ACROSS = 512, 16
 
@@ -79,7 +79,7 @@ _LOWERED: dict[str, Callable[..., str]] = {"Winograd": _lower_winograd, "Fuse": 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Of some pictures of a map (N, height, width, C) rows `top` to `top + rows`, and columns likewise; names of (1,) int64."""
+    """Of `count` pictures of a map (N, height, width, C) from `first` on `rows` rows from `top` on, and columns; names of (1,) int64."""
 
     first: str
     count: str
@@ -91,55 +91,67 @@ class _Piece:
     width: str
 
     def surrounded(self, nodes: Nodes, x: str) -> str:
-        """The piece of x and a pixel around it, zeros beyond the map: all by one Pad, which cuts where its numbers are negative."""
-        one, zero = nodes.ints(1), nodes.ints(0)
-        before, after = [nodes.add("Neg", self.first)], [nodes.add("Sub", nodes.add("Add", self.first, self.count), nodes.size(x, 0))]
-        for first, length, side in ((self.top, self.rows, self.height), (self.left, self.columns, self.width)):
-            before.append(nodes.add("Sub", one, first))
-            after.append(nodes.add("Sub", nodes.add("Add", nodes.add("Add", first, length), one), side))
-        return nodes.add("Pad", x, nodes.joined(*before, zero, *after, zero))
+        """The piece of x and a pixel around it, zeros beyond the map."""
+        one, two = nodes.ints(1), nodes.ints(2)
+        starts = self.first, nodes.add("Sub", self.top, one), nodes.add("Sub", self.left, one)
+        return _cut(nodes, x, starts, (self.count, nodes.add("Add", self.rows, two), nodes.add("Add", self.columns, two)))
+
+
+def _cut(nodes: Nodes, x: str, starts: Sequence[str], lengths: Sequence[str]) -> str:
+    """So much of x (N, H, W, C) from `starts` on, of each but the last axis; zeros where x is not. One Pad, whose negative numbers cut."""
+    before = [nodes.add("Neg", start) for start in starts]
+    ends = [nodes.add("Add", start, length) for start, length in zip(starts, lengths)]
+    after = [nodes.add("Sub", end, nodes.size(x, axis)) for axis, end in enumerate(ends)]
+    zero = nodes.ints(0)
+    return nodes.add("Pad", x, nodes.joined(*before, zero, *after, zero))
 
 
 def _in_pieces(nodes: Nodes, x: str, compute: Callable[[Nodes, _Piece], str], across: bool) -> str:
-    """A map like x (N, H, W, *), piece by piece of each picture. Sides of pieces are multiples of 4, nearly equal.
+    """A map like x (N, H, W, *), piece by piece: of one picture, or of several where they are small, so that weights are read less often.
 
     Args:
         nodes: where it is written down.
         x: the map.
-        compute: gives (1, rows, columns, *) of a piece, also beyond the map.
+        compute: gives (count, rows, columns, *) of a piece, also beyond the map and behind the last picture.
         across: whether pieces are cut across their width too.
     """
     count, height, width = (nodes.size(x, axis) for axis in range(3))
-    four, one, zero = nodes.ints(4), nodes.ints(1), nodes.ints(0)
+    four, one, zero, rest = nodes.ints(4), nodes.ints(1), nodes.ints(0), nodes.ints(-1)
 
-    def cut(side: str, most: str) -> tuple[str, str]:
-        """How many pieces of at most so many tiles, and of how many pixels."""
-        tiles = nodes.ceil_div(side, four)
-        length = nodes.ceil_div(tiles, nodes.ceil_div(tiles, most))
-        return nodes.ceil_div(tiles, length), nodes.add("Mul", length, four)
+    def parts(length: str, most: str) -> tuple[str, str]:
+        """Into how many nearly equal parts of at most `most` a length is cut, and how long they are."""
+        part = nodes.ceil_div(length, nodes.ceil_div(length, most))
+        return nodes.ceil_div(length, part), part
 
-    beside, columns = cut(width, nodes.ints(_ACROSS)) if across else (one, nodes.add("Mul", nodes.ceil_div(width, four), four))
-    below, rows = cut(height, nodes.add("Max", nodes.add("Div", nodes.ints(4 * _TILES), columns), one))
-    pieces = nodes.add("Mul", below, beside)  # of a picture
+    across_tiles = nodes.ceil_div(width, four)
+    beside, columns = parts(across_tiles, nodes.ints(_ACROSS)) if across else (one, across_tiles)
+    below, rows = parts(nodes.ceil_div(height, four), nodes.add("Max", nodes.add("Div", nodes.ints(_TILES), columns), one))
+    # 1 where a picture is cut into several bands: each of them is more than half of _TILES
+    together = nodes.add("Max", nodes.add("Div", nodes.ints(_TILES), nodes.add("Mul", rows, columns)), one)
+    groups, together = parts(count, together)
+    rows, columns = nodes.add("Mul", rows, four), nodes.add("Mul", columns, four)
+    pieces = nodes.add("Mul", below, beside)  # of a group of pictures
 
     def body(inner: Nodes, index: str) -> str:
-        picture = inner.add("Div", index, pieces)
-        within = inner.add("Sub", index, inner.add("Mul", picture, pieces))
+        group = inner.add("Div", index, pieces)
+        within = inner.add("Sub", index, inner.add("Mul", group, pieces))
         row = inner.add("Div", within, beside)
         column = inner.add("Sub", within, inner.add("Mul", row, beside))
-        top, left = inner.add("Mul", row, rows), inner.add("Mul", column, columns)
-        return compute(inner, _Piece(picture, one, top, left, rows, columns, height, width))
+        first, top, left = (inner.add("Mul", *factors) for factors in ((group, together), (row, rows), (column, columns)))
+        return compute(inner, _Piece(first, together, top, left, rows, columns, height, width))
 
-    out = nodes.loop(nodes.add("Mul", count, pieces), body, rank=4)
+    out = nodes.loop(nodes.add("Mul", groups, pieces), body, rank=4)
     if across:
-        out = nodes.reshaped(out, count, below, beside, rows, columns, nodes.ints(-1))
-        out = nodes.add("Transpose", out, perm=[0, 1, 3, 2, 4, 5])
-    out = nodes.reshaped(out, count, nodes.add("Mul", below, rows), nodes.add("Mul", beside, columns), nodes.ints(-1))
-    return nodes.add("Slice", out, nodes.joined(zero, zero), nodes.joined(height, width), nodes.ints(1, 2))
+        out = nodes.reshaped(out, groups, below, beside, together, rows, columns, rest)
+        out = nodes.add("Transpose", out, perm=[0, 3, 1, 4, 2, 5, 6])
+    # without parts beside each other nothing has to be moved: there is one band, or one picture in a piece
+    sides = nodes.add("Mul", below, rows), nodes.add("Mul", beside, columns)
+    out = nodes.reshaped(out, nodes.add("Mul", groups, together), *sides, rest)
+    return nodes.add("Slice", out, nodes.joined(zero, zero, zero), nodes.joined(count, height, width), nodes.ints(0, 1, 2))
 
 
 def _winograd(nodes: Nodes, x: str, piece: _Piece, tensors: Sequence[str]) -> str:
-    """`head.Winograd` of a piece with a pixel around it, (N, rows + 2, columns + 2, C) -> (N, rows, columns, C'); no bias."""
+    """`head.Winograd` of a piece with a pixel around it, (count, rows + 2, columns + 2, C) -> (count, rows, columns, C'); no bias."""
     weight, before, after = tensors
     channels, out_channels = nodes.channels(weight, 1), nodes.ints(nodes.channels(weight))
     four, all_left, two = nodes.ints(4), nodes.ints(36, -1), nodes.ints(2)
@@ -166,22 +178,21 @@ def _winograd(nodes: Nodes, x: str, piece: _Piece, tensors: Sequence[str]) -> st
 def _resized_sum(
     nodes: Nodes, maps: Sequence[str], weights: Sequence[str], piece: _Piece, align_corners: int, bias: str | None = None
 ) -> str:
-    """`head.ResizedSum` of a piece, and a bias (C,): (N, rows, columns, C). `weights` has three for each map."""
+    """`head.ResizedSum` of a piece, and a bias (C,): (count, rows, columns, C). `weights` has three for each map."""
     rows, down = [], []
     columns, count = piece.columns, piece.count
     for i, x in enumerate(maps):
         parts = weights[3 * i : 3 * i + 3]
         channels, kind = nodes.ints(nodes.channels(parts[0]) // 3), nodes.kind(parts[0])
-        top, height, matrix = _span(nodes, nodes.size(x, 1), piece.top, piece.rows, piece.height, align_corners)
-        matrix = nodes.add("Transpose", nodes.cast(matrix, kind), perm=[0, 2, 1])
-        down.append(nodes.reshaped(matrix, piece.rows, nodes.ints(-1)))
-        left, width, matrix = _span(nodes, nodes.size(x, 2), piece.left, columns, piece.width, align_corners)
-        across = nodes.reshaped(nodes.cast(matrix, kind), columns, nodes.ints(-1))
-        low, sides = nodes.joined(piece.first, top, left), nodes.joined(count, height, width)
-        x = nodes.add("Slice", x, low, nodes.add("Add", low, sides), nodes.ints(0, 1, 2))
+        top, height, vertical = _span(nodes, nodes.size(x, 1), piece.top, piece.rows, piece.height, align_corners)
+        vertical = nodes.add("Transpose", nodes.cast(vertical, kind), perm=[0, 2, 1])
+        down.append(nodes.reshaped(vertical, piece.rows, nodes.ints(-1)))
+        left, width, horizontal = _span(nodes, nodes.size(x, 2), piece.left, columns, piece.width, align_corners)
+        horizontal = nodes.reshaped(nodes.cast(horizontal, kind), columns, nodes.ints(-1))
+        needed = _cut(nodes, x, (piece.first, top, left), (count, height, width))
         shape = nodes.joined(count, height, nodes.add("Mul", width, nodes.ints(3)), channels)
         for part in parts:  # one for each ky
-            resized = nodes.add("MatMul", across, nodes.add("Reshape", nodes.add("MatMul", x, part), shape))
+            resized = nodes.add("MatMul", horizontal, nodes.add("Reshape", nodes.add("MatMul", needed, part), shape))
             rows.append(nodes.reshaped(resized, count, height, nodes.ints(-1)))
     if bias is not None:  # a row of it, which is added to every row
         row = nodes.add("Expand", bias, nodes.joined(count, nodes.ints(1), columns, channels))
