@@ -4,6 +4,7 @@ import json
 import sys
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -183,6 +184,26 @@ def test_only_what_was_exported_here_is_replaced(onnx_logits, model, tmp_path, c
     torch.export.save(program, tmp_path / "theirs.pt2")
     torch.export.save(program, tmp_path / "ours.pt2", extra_files={written.PROGRAM_FILE: "{}"})
     assert written.is_own(tmp_path / "ours.pt2") and not written.is_own(tmp_path / "theirs.pt2")
+
+
+@pytest.mark.parametrize("producer, domain, own", (("pytorch", "", False), ("pytorch", "upernet_zoo", False), ("upernet_zoo", "", True)))
+def test_an_onnx_file_is_ours_by_its_producer_alone(tmp_path, producer, domain, own):
+    """torch.onnx.export writes our classes' names into the nodes of a graph that a user makes of one of our models."""
+    node = onnx.helper.make_node("Relu", ["x"], ["y"], name="upernet_zoo.models.upernet.UPerNet/relu", doc_string="upernet_zoo")
+    node.metadata_props.add(key="library", value="upernet_zoo")
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = onnx.helper.make_graph([node], "upernet_zoo", values[:1], values[1:])
+    proto = onnx.helper.make_model(graph, producer_name=producer, producer_version="1", domain=domain, model_version=1 << 40)
+    onnx.save(proto, tmp_path / "a.onnx")
+    assert written.is_own(tmp_path / "a.onnx") == own
+
+
+@pytest.mark.parametrize(
+    "data", (b"", bytes(1 << 17), b"\xff" * 99, b"\x12\x0bupernet", b"\x08", b"\x0b\x12\x0bupernet_zoo", b"upernet_zoo" * 99)
+)
+def test_what_is_no_onnx_file_is_not_ours(tmp_path, data):
+    (tmp_path / "a.onnx").write_bytes(data)
+    assert not written.is_own(tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize("to", ["native", "mmseg", "transformers"])
