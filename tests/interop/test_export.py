@@ -232,6 +232,29 @@ def test_what_a_model_of_one_size_takes_reaches_it(tmp_path, monkeypatch):
         main.main(["export", ONE_SIZE, "--out", str(tmp_path / "a.pt2"), "--form", "fused"])
 
 
+@pytest.mark.parametrize("name", ("a.onnx", "a.pt2"))
+@pytest.mark.parametrize("fails", (True, False), ids=("fails", "succeeds"))
+def test_a_model_keeps_its_modes(tmp_path, monkeypatch, name, fails):
+    model = lively(TINY, label_set=LABELS).train()
+    model.backbone.eval()
+    modes = [module.training for module in model.modules()]
+    assert set(modes) == {False, True}
+
+    def check(reference, *_):
+        assert not any(module.training for module in reference.modules())
+        if fails:
+            raise IntegrityError("not equal")
+
+    monkeypatch.setattr(export, "program", lambda graph, size: torch.export.export(torch.nn.ReLU(), (torch.zeros(1, 3, 64, 96),)))
+    monkeypatch.setattr(export, "_check", check)
+    if fails:
+        with pytest.raises(IntegrityError, match="not equal"):
+            export.export(model, tmp_path / name)
+    else:
+        export.export(model, tmp_path / name)
+    assert [module.training for module in model.modules()] == modes
+
+
 def test_the_ending_says_the_format(model, tmp_path, monkeypatch, capsys):
     formats = []
     monkeypatch.setattr(export, "to_onnx", lambda model, path, **_: formats.append("onnx"))

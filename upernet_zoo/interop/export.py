@@ -14,13 +14,14 @@ A graph has one of three forms:
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ from .portable.network import PortableUPerNet, default_form
 if TYPE_CHECKING:
     import onnx
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 __all__ = [
     "CHECKED_SHAPES",
@@ -107,7 +110,7 @@ def to_onnx(
     form, the opset, and what it was compared with the model in and at.
 
     Args:
-        model: in float32, on the CPU.
+        model: in float32, on the CPU. It is exported as in eval mode, and comes back in the mode that it was in.
         path: of the file, such as "model.onnx".
         labels: pictures (N, H, W, C) uint8 in, labels (N, H, W) out, in place of normalized pictures in and logits out. Of a model that
             runs in windows it is one window, of the recipe's crop, of the resized picture.
@@ -179,6 +182,22 @@ def _runtimes(check: Sequence[str]) -> dict[str, Callable[[Path], Callable[[Tens
     return {"onnxruntime": _onnxruntime} | {name: _runtime(name) for name in check}
 
 
+def _keeps_modes(write: Callable[Concatenate[UPerNet, _P], _T]) -> Callable[Concatenate[UPerNet, _P], _T]:
+    """Have a function that sets a model to eval mode put each module's mode back: a part may be in another than the whole."""
+
+    @functools.wraps(write)
+    def writing(model: UPerNet, *args: _P.args, **keywords: _P.kwargs) -> _T:
+        modes = {module: module.training for module in model.modules()}
+        try:
+            return write(model, *args, **keywords)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    return writing
+
+
+@_keeps_modes
 def _write_onnx(
     model: UPerNet,
     path: Path,
@@ -266,6 +285,7 @@ def to_torch(
     return path
 
 
+@_keeps_modes
 def _write_torch(model: UPerNet, path: Path, labels: bool, form: str, size: tuple[int, int] | None) -> None:
     graph = _kind(labels)(model if form == "plain" else PortableUPerNet(model, form, opaque=False)).eval()
     traced, reference = program(graph, size), _kind(labels)(model).eval()
