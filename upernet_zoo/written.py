@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from . import files
+from .errors import ArgumentError
 
 __all__ = [
     "CONFIG_LINE",
@@ -25,11 +26,46 @@ VERSION_KEY = "upernet_zoo_version"  # in the meta of a checkpoint for mmsegment
 CONFIG_LINE = "# Written by upernet_zoo"  # the begin of a config for mmsegmentation
 MODEL_FILES = ("config.json", "model.safetensors")  # of a model in a folder
 _HEAD = 1 << 16  # bytes; the marks of ONNX and safetensors files are near their start
+_PRODUCER = 2  # number of `producer_name` in ONNX's ModelProto; the graph, which is all the rest, comes after it as number 7
+_VARINT, _BYTES = 0, 2  # protobuf's wire types; the others have a fixed length
+_FIXED = {1: 8, 5: 4}  # in bytes
 
 
 def _in_head(path: Path, mark: str) -> bool:
     with path.open("rb") as file:
         return mark.encode() in file.read(_HEAD)
+
+
+def _produced_here(path: Path) -> bool:
+    """Whether an ONNX file's `producer_name` is the library's. Names in the graph are not looked at: they may be of our classes."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    at = 0
+    while at < len(head):
+        tag, at = _varint(head, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == _VARINT:
+            _, at = _varint(head, at)
+            continue
+        length, at = _varint(head, at) if wire == _BYTES else (_FIXED.get(wire, len(head)), at)
+        if number == _PRODUCER:
+            return head[at : at + length] == MARK.encode()
+        at += length
+    return False
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number that begins there in protobuf's encoding, and where it ends.
+
+    Raises:
+        ValueError: none does.
+    """
+    value = 0
+    for i, byte in enumerate(data[at : at + 10]):
+        value |= (byte & 0x7F) << 7 * i
+        if byte < 0x80:
+            return value, at + i + 1
+    raise ValueError("no number")
 
 
 def _in_zip(path: Path) -> bool:
@@ -49,7 +85,7 @@ def _config(path: Path) -> bool:
 def is_own(path: Path) -> bool:
     """Whether the library wrote a file: an exported model, weights, a config, a checkpoint for mmsegmentation."""
     checks = {
-        ".onnx": lambda: _in_head(path, MARK),
+        ".onnx": lambda: _produced_here(path),
         ".safetensors": lambda: _in_head(path, f'"{MARK}"'),
         ".pt2": lambda: _in_zip(path),
         ".pth": lambda: _in_zip(path),
@@ -63,11 +99,14 @@ def is_own(path: Path) -> bool:
 
 
 def require_replaceable(path: Path, overwrite: bool) -> None:
-    """Refuse to replace a file that is there and that the library did not write, unasked.
+    """Refuse to replace a file that is there and that the library did not write, unasked; and a folder, which cannot be replaced.
 
     Raises:
+        ArgumentError: a folder in place of a file.
         ExistingFileError: names it.
     """
+    if path.is_dir():
+        raise ArgumentError(f"{path} is a folder. Give the name of a file in it.")
     files.require_replaceable(path, is_own, overwrite)
 
 

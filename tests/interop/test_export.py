@@ -2,8 +2,10 @@
 
 import json
 import sys
+from importlib import metadata
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -14,7 +16,7 @@ from support.models import changed, small_config
 
 import upernet_zoo as uz
 from upernet_zoo import written
-from upernet_zoo.cli import main
+from upernet_zoo.cli import main, portable
 from upernet_zoo.errors import ArgumentError, ExistingFileError, IntegrityError, MissingPackageError
 from upernet_zoo.hub import folder
 from upernet_zoo.images import preprocess
@@ -158,6 +160,101 @@ def test_what_cannot_be_exported_is_refused(model, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("a.*"))
 
 
+@pytest.mark.parametrize(
+    "name, options, message",
+    (
+        ("a.onnx", {"size": 512}, r"size= is \(height, width\), from 1 to 16384 pixels each, found 512"),
+        ("a.pt2", {"size": (512,)}, r"size= is \(height, width\), .* found \(512,\)"),
+        ("a.onnx", {"size": "64x64"}, r"size= is \(height, width\), .* found '64x64'"),
+        ("a.onnx", {"check": None}, r"check= takes a list of runtimes, such as \['openvino'\], found None"),
+        ("a.pt2", {"check": None}, "check= takes a list of runtimes"),
+        ("a.onnx", {"check": "openvino"}, r"check= takes a list of runtimes, such as \['openvino'\], found 'openvino'"),
+        ("a.onnx", {"check": [None]}, r"check= takes a list of runtimes, .* found \[None\]"),
+    ),
+)
+def test_arguments_of_another_type_are_refused_with_what_is_taken(model, tmp_path, name, options, message):
+    with pytest.raises(ArgumentError, match=message):
+        export.export(model, tmp_path / name, **options)
+    slide = lively(TINY, uz.Recipe(scale=(160, 96), mode="slide", crop=(64, 64), stride=(64, 64)))  # which takes one size alone
+    with pytest.raises(ArgumentError, match=message):
+        export.export(slide, tmp_path / name, labels=True, **options)
+
+
+RESNET, ONE_SIZE = "upernet_r50_512x512_160k_ade20k", "upernet_beit-base_8x2_640x640_160k_ade20k"
+EARLY = {
+    "half in a program": ([RESNET, "--out", "a.pt2", "--half"], "--half is for ONNX files"),
+    "check in a program": ([RESNET, "--out", "a.pt2", "--check", "openvino"], "--check openvino is for ONNX files"),
+    "fused program of any size": ([RESNET, "--out", "a.pt2", "--form", "fused"], "takes pictures of one size alone: add --size"),
+    "half, plain": ([RESNET, "--out", "a.onnx", "--half", "--form", "plain"], "float16 goes with --form direct, found --form plain"),
+    "half, fused": ([RESNET, "--out", "a.onnx", "--half", "--form", "fused"], "float16 goes with --form direct, found --form fused"),
+    "no size": ([RESNET, "--out", "a.onnx", "--size", "0x0"], "--size is (height, width), from 1 to 16384 pixels each, found (0, 0)"),
+    "small size": ([RESNET, "--out", "a.onnx", "--size", "20x20"], "--size is (height, width), from 33 to 16384 pixels each"),
+    "another size": ([ONE_SIZE, "--out", "a.onnx", "--size", "64x64"], "takes 640x640 alone, found 64x64"),
+    "a folder": ([RESNET, "--out", "folder.onnx"], "folder.onnx is a folder. Give the name of a file in it."),
+    "a folder to replace": ([RESNET, "--out", "folder.onnx", "--overwrite"], "folder.onnx is a folder. Give the name of a file in it."),
+}
+
+
+@pytest.fixture
+def unloaded(tmp_path, monkeypatch):
+    """A folder to work in, where no model can be loaded."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(portable, "load_model", lambda args: pytest.fail("the model is loaded"))
+    (tmp_path / "folder.onnx").mkdir()
+
+
+@pytest.mark.parametrize("arguments, message", EARLY.values(), ids=EARLY)
+def test_the_command_refuses_before_the_model_is_loaded(unloaded, capsys, arguments, message):
+    assert main.main(["export", *arguments]) == 1
+    told = capsys.readouterr().err
+    assert message in told and "exporting" not in told
+
+
+@pytest.mark.parametrize("package", ("onnx", "onnxruntime", "onnxscript", "openvino"))
+def test_the_command_refuses_without_a_package_before_the_model_is_loaded(unloaded, monkeypatch, capsys, package):
+    def version(name):
+        raise metadata.PackageNotFoundError
+
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(metadata, "version", version)
+    check = ["--check", "openvino"] if package == "openvino" else []
+    assert main.main(["export", RESNET, "--out", "a.onnx", *check]) == 1
+    told = capsys.readouterr().err
+    assert f"needs the package {package}: pip install" in told and "exporting" not in told
+
+
+def test_what_a_model_of_one_size_takes_reaches_it(tmp_path, monkeypatch):
+    def load(args):
+        raise InterruptedError
+
+    monkeypatch.setattr(portable, "load_model", load)
+    with pytest.raises(InterruptedError):
+        main.main(["export", ONE_SIZE, "--out", str(tmp_path / "a.pt2"), "--form", "fused"])
+
+
+@pytest.mark.parametrize("name", ("a.onnx", "a.pt2"))
+@pytest.mark.parametrize("fails", (True, False), ids=("fails", "succeeds"))
+def test_a_model_keeps_its_modes(tmp_path, monkeypatch, name, fails):
+    model = lively(TINY, label_set=LABELS).train()
+    model.backbone.eval()
+    modes = [module.training for module in model.modules()]
+    assert set(modes) == {False, True}
+
+    def check(reference, *_):
+        assert not any(module.training for module in reference.modules())
+        if fails:
+            raise IntegrityError("not equal")
+
+    monkeypatch.setattr(export, "program", lambda graph, size: torch.export.export(torch.nn.ReLU(), (torch.zeros(1, 3, 64, 96),)))
+    monkeypatch.setattr(export, "_check", check)
+    if fails:
+        with pytest.raises(IntegrityError, match="not equal"):
+            export.export(model, tmp_path / name)
+    else:
+        export.export(model, tmp_path / name)
+    assert [module.training for module in model.modules()] == modes
+
+
 def test_the_ending_says_the_format(model, tmp_path, monkeypatch, capsys):
     formats = []
     monkeypatch.setattr(export, "to_onnx", lambda model, path, **_: formats.append("onnx"))
@@ -183,6 +280,26 @@ def test_only_what_was_exported_here_is_replaced(onnx_logits, model, tmp_path, c
     torch.export.save(program, tmp_path / "theirs.pt2")
     torch.export.save(program, tmp_path / "ours.pt2", extra_files={written.PROGRAM_FILE: "{}"})
     assert written.is_own(tmp_path / "ours.pt2") and not written.is_own(tmp_path / "theirs.pt2")
+
+
+@pytest.mark.parametrize("producer, domain, own", (("pytorch", "", False), ("pytorch", "upernet_zoo", False), ("upernet_zoo", "", True)))
+def test_an_onnx_file_is_ours_by_its_producer_alone(tmp_path, producer, domain, own):
+    """torch.onnx.export writes our classes' names into the nodes of a graph that a user makes of one of our models."""
+    node = onnx.helper.make_node("Relu", ["x"], ["y"], name="upernet_zoo.models.upernet.UPerNet/relu", doc_string="upernet_zoo")
+    node.metadata_props.add(key="library", value="upernet_zoo")
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = onnx.helper.make_graph([node], "upernet_zoo", values[:1], values[1:])
+    proto = onnx.helper.make_model(graph, producer_name=producer, producer_version="1", domain=domain, model_version=1 << 40)
+    onnx.save(proto, tmp_path / "a.onnx")
+    assert written.is_own(tmp_path / "a.onnx") == own
+
+
+@pytest.mark.parametrize(
+    "data", (b"", bytes(1 << 17), b"\xff" * 99, b"\x12\x0bupernet", b"\x08", b"\x0b\x12\x0bupernet_zoo", b"upernet_zoo" * 99)
+)
+def test_what_is_no_onnx_file_is_not_ours(tmp_path, data):
+    (tmp_path / "a.onnx").write_bytes(data)
+    assert not written.is_own(tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize("to", ["native", "mmseg", "transformers"])

@@ -85,13 +85,23 @@ def _export(args: argparse.Namespace) -> int:
     formats.format_of(out, args.format)
     written.require_replaceable(out, args.overwrite)
     require_model(args)
-    from ..interop.export import checked_shapes, export, only_size
+    import torch
 
+    from ..interop.export import checked_shapes, export, fitted, require_options
+    from ..models import UPerNet
+
+    options = {"form": args.form, "size": args.size, "half": args.half}
+    writing = {"check": args.check, "overwrite": args.overwrite}
+    require_options(out, **options, **writing)
+    if entry := Reference.parse(args.model).entry:  # what it is can be known before its weights are here
+        with torch.device("meta"):
+            described = UPerNet(entry.config, entry.recipe, entry.label_set)
+        fitted(described, out, labels=args.labels, **options)
     model = load_model(args)
+    _, size = fitted(model, out, labels=args.labels, **options)
     print("exporting and checking; this takes a minute or two", file=sys.stderr)
-    options = {"labels": args.labels, "form": args.form, "size": args.size, "half": args.half, "check": args.check}
-    path = export(model, out, **options, overwrite=args.overwrite)
-    shapes = ", ".join(f"{batch}x{height}x{width}" for batch, height, width in checked_shapes(only_size(model, args.labels, args.size)))
+    path = export(model, out, labels=args.labels, **options, **writing)
+    shapes = ", ".join(f"{batch}x{height}x{width}" for batch, height, width in checked_shapes(size))
     agrees = "its labels agree with the model's" if args.half else "it equals the model"
     print(f"wrote {path} ({size_text(path.stat().st_size)}); {agrees} at {shapes} (batch, height, width)")
     return 0

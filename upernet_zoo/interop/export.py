@@ -14,20 +14,21 @@ A graph has one of three forms:
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from .. import files
 from ..description import Description
-from ..errors import ArgumentError, IntegrityError, MissingPackageError
+from ..errors import ArgumentError, IntegrityError, MissingPackageError, shown
 from ..models.upernet import UPerNet
 from ..provenance import fingerprint
 from ..version import install_line
@@ -41,7 +42,21 @@ from .portable.network import PortableUPerNet, default_form
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["CHECKED_SHAPES", "HALF_TOLERANCE", "TOLERANCE", "checked_shapes", "export", "only_size", "to_onnx", "to_torch", "write_network"]
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+__all__ = [
+    "CHECKED_SHAPES",
+    "HALF_TOLERANCE",
+    "TOLERANCE",
+    "checked_shapes",
+    "export",
+    "fitted",
+    "require_options",
+    "to_onnx",
+    "to_torch",
+    "write_network",
+]
 
 # (batch, height, width) at which a written file is compared with the model, and by how much of the largest logit it may differ
 CHECKED_SHAPES = ((1, 64, 96), (3, 97, 131), (2, 160, 128))
@@ -74,9 +89,7 @@ def export(
     """
     if formats.format_of(Path(path)) == "onnx":
         return to_onnx(model, path, labels=labels, form=form, size=size, half=half, check=check, overwrite=overwrite)
-    if check or half:
-        unknown = option("half", True) if half else option("check", check[0])
-        raise ArgumentError(f"{path}: {unknown} is for ONNX files, and this is a program of torch.export. Leave it out, or write .onnx.")
+    require_options(path, form=form, size=size, half=half, check=check, overwrite=overwrite)
     return to_torch(model, path, labels=labels, form=form, size=size, overwrite=overwrite)
 
 
@@ -97,7 +110,7 @@ def to_onnx(
     form, the opset, and what it was compared with the model in and at.
 
     Args:
-        model: in float32, on the CPU.
+        model: in float32, on the CPU. It is exported as in eval mode, and comes back in the mode that it was in.
         path: of the file, such as "model.onnx".
         labels: pictures (N, H, W, C) uint8 in, labels (N, H, W) out, in place of normalized pictures in and logits out. Of a model that
             runs in windows it is one window, of the recipe's crop, of the resized picture.
@@ -113,7 +126,8 @@ def to_onnx(
         The path.
 
     Raises:
-        ArgumentError: a model that cannot be exported so, weights of more than 2 GB, or onnx, onnxscript or onnxruntime is not installed.
+        ArgumentError: arguments that do not fit together or the model, a model that cannot be exported so, weights of more than 2 GB, a
+            folder in place of a file, or onnx, onnxscript or onnxruntime is not installed.
         IntegrityError: a runtime computed something else from what was written; no file was left.
         ExistingFileError: a file of that name is there, and was not exported by this library.
         WriteError: the file cannot be written.
@@ -126,13 +140,10 @@ def to_onnx(
         >>> session.get_inputs()[0].shape
         ['batch', 3, 'height', 'width']
     """
-    path = _checked_path(path, "onnx", overwrite)
-    runtimes = _runtimes(check)
-    size = only_size(model, labels, size)
-    form = _form(model, "direct" if half and form is None else form)
-    if half and form != "direct":
-        raise ArgumentError(f"{option('half', True)}: float16 goes with {option('form', 'direct')}, found {option('form', form)}.")
-    _write_onnx(model, path, _kind(labels), form, size, half, runtimes)
+    path = require_options(path, format="onnx", form=form, size=size, half=half, check=check, overwrite=overwrite)
+    _require_model(model)
+    form, size = fitted(model, path, labels=labels, form=form, size=size, half=half)
+    _write_onnx(model, path, _kind(labels), form, size, half, _runtimes(check))
     return path
 
 
@@ -151,11 +162,17 @@ def write_network(model: UPerNet, path: Path, details: Mapping[str, str]) -> fil
         UPerNetZooError: as `to_onnx`.
     """
     runtimes = _runtimes(())
-    return _write_onnx(model, path, StrideLogits, _form(model, None), only_size(model, False, None), False, runtimes, details)
+    _require_model(model)
+    form, size = fitted(model, path)
+    return _write_onnx(model, path, StrideLogits, form, size, False, runtimes, details)
 
 
 def _runtimes(check: Sequence[str]) -> dict[str, Callable[[Path], Callable[[Tensor], Tensor]]]:
-    """Name of each runtime that an ONNX file is compared with the model in -> what starts it on a file."""
+    """Name of each runtime that an ONNX file is compared with the model in -> what starts it on a file.
+
+    Raises:
+        ArgumentError: an unknown one, or a package is not installed.
+    """
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401  the check needs it
@@ -165,6 +182,22 @@ def _runtimes(check: Sequence[str]) -> dict[str, Callable[[Path], Callable[[Tens
     return {"onnxruntime": _onnxruntime} | {name: _runtime(name) for name in check}
 
 
+def _keeps_modes(write: Callable[Concatenate[UPerNet, _P], _T]) -> Callable[Concatenate[UPerNet, _P], _T]:
+    """Have a function that sets a model to eval mode put each module's mode back: a part may be in another than the whole."""
+
+    @functools.wraps(write)
+    def writing(model: UPerNet, *args: _P.args, **keywords: _P.kwargs) -> _T:
+        modes = {module: module.training for module in model.modules()}
+        try:
+            return write(model, *args, **keywords)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    return writing
+
+
+@_keeps_modes
 def _write_onnx(
     model: UPerNet,
     path: Path,
@@ -232,7 +265,7 @@ def to_torch(
         The path.
 
     Raises:
-        ArgumentError: a model that cannot be exported so.
+        ArgumentError: arguments that do not fit together or the model, a model that cannot be exported so, or a folder in place of a file.
         IntegrityError: what was written computed something else; no file was left.
         ExistingFileError: a file of that name is there, and was not exported by this library.
         WriteError: the file cannot be written.
@@ -245,14 +278,15 @@ def to_torch(
         >>> program(torch.zeros(1, 3, 128, 256)).shape
         torch.Size([1, 19, 128, 256])
     """
-    path = _checked_path(path, "torch", overwrite)
-    size = only_size(model, labels, size)
-    form = _form(model, form if form is not None or size is not None else "plain")
-    if size is None and form != "plain":
-        raise ArgumentError(
-            f"{path}: {option('form', form)} in a program of torch.export takes pictures of one size alone: add "
-            f"{option('size')}, or write ONNX, whose sides stay free."
-        )
+    path = require_options(path, format="torch", form=form, size=size, overwrite=overwrite)
+    _require_model(model)
+    form, size = fitted(model, path, labels=labels, form=form, size=size)
+    _write_torch(model, path, labels, form, size)
+    return path
+
+
+@_keeps_modes
+def _write_torch(model: UPerNet, path: Path, labels: bool, form: str, size: tuple[int, int] | None) -> None:
     graph = _kind(labels)(model if form == "plain" else PortableUPerNet(model, form, opaque=False)).eval()
     traced, reference = program(graph, size), _kind(labels)(model).eval()
     details = {"form": form, "checked": _checked(size, ["torch"])}
@@ -264,35 +298,102 @@ def to_torch(
             _check(reference, size, torch.export.load(file).module(), path, "torch")
 
     files.write_atomically(path, write)
-    return path
 
 
-def _checked_path(path: str | os.PathLike[str], format: str, overwrite: bool) -> Path:
-    """The path of a file to write, refused before anything is computed."""
-    path = files.expanded(path)
-    formats.format_of(path, format)
-    require_replaceable(path, overwrite)
-    return path
+def require_options(
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    form: str | None = None,
+    size: tuple[int, int] | None = None,
+    half: bool = False,
+    check: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Path:
+    """Refuse what can be refused before there is a model. Arguments are as for `to_onnx`.
 
+    Args:
+        path: of the file.
+        format: "onnx" or "torch", what the path's ending must say.
 
-def _form(model: UPerNet, form: str | None) -> str:
-    form = default_form(model) if form is None else form
-    if form not in formats.FORMS:
-        raise ArgumentError(f"{option('form', form)}: the forms are {', '.join(formats.FORMS)}.")
-    return form
-
-
-def only_size(model: UPerNet, labels: bool, size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """The (height, width) of the only pictures that a file takes, or None: asked for, or the only ones that the model takes.
+    Returns:
+        The path.
 
     Raises:
-        ArgumentError: a model that cannot be exported so, or another size.
+        ArgumentError: arguments that do not fit together, a folder in place of a file, or a package is not installed.
+        ExistingFileError: a file of that name is there, and was not exported by this library.
     """
+    path = files.expanded(path)
+    format = formats.format_of(path, format)
+    require_replaceable(path, overwrite)
+    if form is not None and form not in formats.FORMS:
+        raise ArgumentError(f"{option('form', form)}: the forms are {', '.join(formats.FORMS)}.")
+    if size is not None:
+        _sides(size, 1)
+    if not isinstance(check, (list, tuple)) or not all(isinstance(name, str) for name in check):
+        raise ArgumentError(f"{option('check')} takes a list of runtimes, such as {list(_RUNTIMES)}, found {shown(check)}.")
+    if format == "torch" and (half or check):
+        unknown = option("half", True) if half else option("check", check[0])
+        raise ArgumentError(f"{path}: {unknown} is for ONNX files, and this is a program of torch.export. Leave it out, or write .onnx.")
+    if half and form not in (None, "direct"):
+        raise ArgumentError(f"{option('half', True)}: float16 goes with {option('form', 'direct')}, found {option('form', form)}.")
+    if format == "onnx":
+        _runtimes(check)
+    return path
+
+
+def _sides(size: Sequence[int], smallest: int) -> tuple[int, int]:
+    is_pair = isinstance(size, (list, tuple)) and len(size) == 2
+    if not is_pair or not all(type(side) is int and smallest <= side <= MAX_SIDE for side in size):
+        raise ArgumentError(f"{option('size')} is (height, width), from {smallest} to {MAX_SIDE} pixels each, found {shown(size)}.")
+    return size[0], size[1]
+
+
+def _require_model(model: UPerNet) -> None:
     if not isinstance(model, UPerNet):
         raise ArgumentError(f"Export takes a UPerNet, found {type(model).__name__}. create_model and load_checkpoint make one.")
     weight = model.decode_head.classifier.weight
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         raise ArgumentError(f"Export takes a model in float32 on the CPU, found {weight.dtype} on {weight.device}: model.float().cpu().")
+
+
+def fitted(
+    model: UPerNet,
+    path: Path,
+    *,
+    labels: bool = False,
+    form: str | None = None,
+    size: tuple[int, int] | None = None,
+    half: bool = False,
+) -> tuple[str, tuple[int, int] | None]:
+    """The form of a file, and the (height, width) of the only pictures that it takes, or None. Weights are not looked at.
+
+    Args:
+        model: on any device.
+        path, labels, form, size, half: as for `to_onnx`, and as `require_options` lets them pass.
+
+    Raises:
+        ArgumentError: a model that cannot be exported so.
+    """
+    size = _only_size(model, labels, size)
+    if size is None and formats.format_of(path) == "torch":
+        form = form or "plain"
+        if form != "plain":
+            raise ArgumentError(
+                f"{path}: {option('form', form)} in a program of torch.export takes pictures of one size alone: add "
+                f"{option('size')}, or write ONNX, whose sides stay free."
+            )
+    if form is None:
+        form = "direct" if half else default_form(model)
+    return form, size
+
+
+def _only_size(model: UPerNet, labels: bool, size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The (height, width) of the only pictures that a file takes, or None: asked for, or the only ones that the model takes.
+
+    Raises:
+        ArgumentError: a model that cannot be exported so, or another size.
+    """
     backbone, recipe = model.config.backbone, model.recipe
     only, whose = backbone.input_size, f"its backbone, {backbone.title},"
     if labels:
@@ -309,14 +410,11 @@ def only_size(model: UPerNet, labels: bool, size: tuple[int, int] | None) -> tup
             )
         if recipe.mode == "slide":
             only, whose = recipe.crop, "with labels a model that runs in windows"
-    if only is not None and size not in (None, only):
+    if only is not None and size is not None and tuple(size) != only:
         raise ArgumentError(f"{option('size')}: {whose} takes {only[0]}x{only[1]} alone, found {size[0]}x{size[1]}. Leave the size out.")
-    size = size if only is None else only
-    if size is not None:
-        smallest = smallest_side(model) if only is None else 1
-        if len(size) != 2 or not all(type(side) is int and smallest <= side <= MAX_SIDE for side in size):
-            raise ArgumentError(f"{option('size')} is (height, width), from {smallest} to {MAX_SIDE} pixels each, found {size!r}.")
-    return size
+    if only is not None:
+        return _sides(only, 1)
+    return None if size is None else _sides(size, smallest_side(model))
 
 
 def _kind(labels: bool) -> type[Logits | Labels]:
