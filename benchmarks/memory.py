@@ -27,7 +27,7 @@ def main() -> None:
         for name in args.systems:
             try:
                 for _ in range(2):  # the first run of ONNX Runtime and OpenVINO exports; the second finds the file
-                    system = System(name, pythons(args.python).get(name, sys.executable), weights)
+                    system = System(name, pythons(args).get(name, sys.executable), weights)
                     answer = system.ask(shape=(1, 3, *args.size))
                     system.close()
             except RuntimeError as error:

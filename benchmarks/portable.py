@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from machine import record
-from systems import PORTABLE, add_options, difference, sgemm_peak, start, summary, write_weights
+from systems import PORTABLE, add_options, difference, pythons, sgemm_peak, start, summary, write_weights
 
 SIZES = [(1, 3, 256, 256), (1, 3, 512, 512)]
 OTHERS = ("fused", "mmsegmentation", "transformers")
@@ -86,6 +86,7 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.cases) - CASES.keys():
         parser.error(f"unknown case {', '.join(sorted(unknown))}; known are {', '.join(CASES)}")
+    pythons(args)  # refused before the export, which takes minutes
     for case in args.cases or list(CASES):
         name, shapes = CASES[case]
         if args.sizes:

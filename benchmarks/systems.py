@@ -40,11 +40,11 @@ def add_options(parser: argparse.ArgumentParser, systems=SYSTEMS) -> None:
     )
 
 
-def pythons(options: list[str]) -> dict[str, str]:
+def pythons(args: argparse.Namespace) -> dict[str, str]:
     """{system: Python} of the `--python` options."""
-    found = dict(option.split("=", 1) for option in options)
-    if unknown := set(found) - set(SYSTEMS):
-        raise SystemExit(f"--python: unknown system {', '.join(sorted(unknown))}; known are {', '.join(SYSTEMS)}.")
+    found = dict(option.split("=", 1) for option in args.python)
+    if unknown := set(found) - set(args.systems):
+        raise SystemExit(f"--python: {', '.join(sorted(unknown))} is none of the systems that run: {', '.join(args.systems)}.")
     return found
 
 
@@ -84,7 +84,7 @@ class System:
 def start(args, weights: Path) -> list[System]:
     """The systems that can run here; says which cannot and why."""
     running = []
-    python = pythons(args.python)
+    python = pythons(args)
     for name in args.systems:
         try:
             running.append(System(name, python.get(name, sys.executable), weights))

@@ -128,8 +128,6 @@ def save(model: FusedUPerNet, path: str | os.PathLike, *, overwrite: bool = Fals
     if not isinstance(model, FusedUPerNet):
         raise ArgumentError(f"optimized.save takes what optimize_for_inference returns, found {type(model).__name__}.")
     path = files.expanded(path)
-    if path.is_dir():
-        raise ArgumentError(f"{path} is a folder. Give the name of a file in it.")
     require_replaceable(path, overwrite)
     _write(model, path)
     return path

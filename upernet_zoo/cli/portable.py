@@ -87,7 +87,7 @@ def _export(args: argparse.Namespace) -> int:
     require_model(args)
     import torch
 
-    from ..interop.export import checked_shapes, export, fitted, require_options
+    from ..interop.export import HALF_TOLERANCE, checked_shapes, export, fitted, require_options
     from ..models import UPerNet
 
     options = {"form": args.form, "size": args.size, "half": args.half}
@@ -102,7 +102,7 @@ def _export(args: argparse.Namespace) -> int:
     print("exporting and checking; this takes a minute or two", file=sys.stderr)
     path = export(model, out, labels=args.labels, **options, **writing)
     shapes = ", ".join(f"{batch}x{height}x{width}" for batch, height, width in checked_shapes(size))
-    agrees = "its labels agree with the model's" if args.half else "it equals the model"
+    agrees = f"the model's logits of its labels are the largest within {HALF_TOLERANCE:.0%}" if args.half else "it equals the model"
     print(f"wrote {path} ({size_text(path.stat().st_size)}); {agrees} at {shapes} (batch, height, width)")
     return 0
 

@@ -117,8 +117,8 @@ def to_onnx(
         form: "fused", "direct" or "plain", see the module; None takes the fastest on a CPU: "fused", or "plain" of a head that is narrower
             than 256 channels.
         size: (height, width) of the only pictures that it takes; None leaves both free.
-        half: weights and products in float16, which GPUs are made for; pictures and logits stay float32, and so do averages, resize
-            matrices and the last resize. The form is "direct". The file's labels are compared with those of float32.
+        half: weights and products in float16, which GPUs are made for; pictures and logits stay float32, and so do averages and
+            the last resize. The form is "direct". The file's labels are compared with those of float32.
         check: "openvino": also compare it with the model there, which needs the extra `openvino`. ONNX Runtime is asked in any case.
         overwrite: replace a file that is there and was not exported by this library.
 

@@ -49,7 +49,7 @@ class PortableUPerNet(nn.Module):
         return at_least_float32(self.decode_head(features))
 
     def halved(self) -> PortableUPerNet:
-        """A copy that computes in float16, but for averages, resize matrices and the last resize, and takes and gives float32."""
+        """A copy that computes in float16, but for averages and the last resize; it takes and gives float32."""
         half = copy.deepcopy(self).half()
         half.register_forward_pre_hook(lambda module, inputs: tuple(x.half() for x in inputs))
         return half
