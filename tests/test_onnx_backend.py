@@ -1,6 +1,7 @@
 """`Segmenter(backend="onnxruntime")`: its labels are those of torch, and its graph is exported once."""
 
 import os
+import shutil
 
 import numpy as np
 import onnx
@@ -65,10 +66,25 @@ def test_logits_are_those_of_the_model(shared):
         assert (network.logits(x) - expected).abs().max() <= 5e-5 * expected.abs().max()
 
 
-def test_a_picture_that_is_too_small_is_refused(shared):
-    network = onnx_backend.OnnxNetwork(uz.create_model("demo"), shared)
-    with pytest.raises(ImageError, match="40x32 pixels, and in ONNX Runtime .* takes sides from 33"):
-        network.logits(torch.zeros(1, 3, 32, 40))
+@pytest.mark.parametrize("size", [(500, 1), (1, 500), (7, 2000), (2000, 7), (20, 20), (1, 1)], ids=str)
+def test_thin_and_small_pictures_have_the_labels_of_torch(size, shared, exports):
+    with Image.open(PHOTO) as photo:
+        picture = photo.convert("RGB").resize(size)
+    expected = uz.Segmenter("demo")(picture).labels
+    found = uz.Segmenter("demo", backend="onnxruntime", cache_dir=shared)(picture).labels
+    assert found.shape == size[::-1] and (found == expected).mean() >= 0.9999
+
+
+def test_what_onnxruntime_cannot_run_is_said(exports, own_cache, monkeypatch):
+    network = onnx_backend.OnnxNetwork(uz.create_model("demo"))
+
+    def run(*_):
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(network, "session", type("Failing", (), {"run": run}))
+    said = "could not run 2 x 40x32 pixels, .* too thin for ResNet.*: no such thing. Take a larger .* or backend='torch'"
+    with pytest.raises(ImageError, match=said):
+        network.logits(torch.zeros(2, 3, 32, 40))
 
 
 def test_a_graph_is_made_once_for_a_set_of_weights(exports, own_cache):
@@ -82,6 +98,37 @@ def test_a_graph_is_made_once_for_a_set_of_weights(exports, own_cache):
         model.decode_head.classifier.bias += 1
     uz.Segmenter(model, backend="onnxruntime")
     assert len(exports) == 2 and exports[1] != path
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A copy of the package's sources that the backend takes for its own."""
+    folder = tmp_path / "upernet_zoo"
+    shutil.copytree(onnx_backend._PACKAGE, folder, ignore=lambda _, names: [name for name in names if name == "__pycache__"])
+    monkeypatch.setattr(onnx_backend, "_PACKAGE", folder)
+    return folder
+
+
+def test_a_graph_of_other_sources_is_made_anew(package, exports, own_cache):
+    model = uz.create_model("demo")
+    onnx_backend.OnnxNetwork(model)
+    with (package / "interop" / "portable" / "lowering.py").open("a") as file:
+        file.write("# another\n")
+    for _ in range(2):
+        onnx_backend.OnnxNetwork(model)
+    assert len(exports) == 2 and exports[0] != exports[1]
+
+
+def test_each_source_of_a_graph_is_in_its_key(package):
+    sources = [package / "interop" / "export.py"]
+    sources += [path for folder in ("interop/portable", "models") for path in (package / folder).rglob("*.py")]
+    seen = [onnx_backend._sources()]
+    for path in [*sources, package / "models" / "backbones" / "new.py"]:
+        with path.open("a") as file:
+            file.write("# another\n")
+        seen.append(onnx_backend._sources())
+        assert seen[-1] != seen[-2], path
+    assert len(seen) > 20
 
 
 @pytest.mark.parametrize("change", ["bytes", "another model's", "no receipt"])

@@ -211,13 +211,16 @@ def test_what_it_cannot_run_is_refused(demo_onnx, tmp_path, monkeypatch):  # noq
         runtime.OnnxSegmenter(tmp_path / "text.onnx")
     with pytest.raises(CheckpointError, match="a.onnx: was not exported by upernet_zoo"):
         runtime.OnnxSegmenter(rewritten(logits, tmp_path / "a.onnx", library=None))
-    for value in ("[1]", "{", None):
+    for value in ("[1]", "{", None, "[" * 100_000):
         with pytest.raises(CheckpointError, match="a.onnx: its metadata has no 'recipe' that can be read"):
             runtime.OnnxSegmenter(rewritten(logits, tmp_path / "a.onnx", recipe=value))
     with pytest.raises(ConfigError, match="a.onnx: labels: "):
         runtime.OnnxSegmenter(rewritten(logits, tmp_path / "a.onnx", labels='{"name": 3}'))
-    with pytest.raises(ConfigError, match="does what this library does not"):
+    with pytest.raises(ConfigError, match=r"a.onnx: .*does what this library does not.*it dreams. Export the model with a recipe"):
         runtime.OnnxSegmenter(with_recipe(logits, tmp_path / "a.onnx", unsupported=["it dreams"]))
+    for value in ("{}", '{"align_corners": null}', '{"align_corners": 0}'):
+        with pytest.raises(CheckpointError, match="a.onnx: the architecture .* does not say whether 'align_corners' is true or false"):
+            runtime.OnnxSegmenter(rewritten(logits, tmp_path / "a.onnx", architecture=value))
     with pytest.raises(ArgumentError, match="takes pictures of 1 channels"):
         runtime.OnnxSegmenter(with_recipe(logits, tmp_path / "a.onnx", mean=[1.0], std=[1.0]))
     with pytest.raises(ArgumentError, match="a.onnx: was exported with labels, and its model averages the logits of windows"):
@@ -225,6 +228,37 @@ def test_what_it_cannot_run_is_refused(demo_onnx, tmp_path, monkeypatch):  # noq
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingPackageError, match="needs the package onnxruntime: pip install numpy pillow onnxruntime"):
         runtime.OnnxSegmenter(logits)
+
+
+@pytest.mark.parametrize("model", [None, 3, b"x.onnx", ["x.onnx"]], ids=str)
+def test_what_is_no_path_is_refused(model):
+    with pytest.raises(ArgumentError, match="takes the path of an ONNX file, or an InferenceSession of one, found .*Write one with"):
+        runtime.OnnxSegmenter(model)
+
+
+def test_a_path_that_names_no_file_is_refused(tmp_path):
+    with pytest.raises(ArgumentError, match="the path of the ONNX file is empty. Write one with"):
+        runtime.OnnxSegmenter("")
+    with pytest.raises(MissingFileError, match="is a folder"):
+        runtime.OnnxSegmenter(tmp_path)
+
+
+def test_a_graph_with_a_second_output_is_refused(demo_onnx, tmp_path):  # noqa: F811
+    model = onnx.load(demo_onnx("logits"))
+    model.graph.node.append(onnx.helper.make_node("Identity", ["logits"], ["second"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("second", onnx.TensorProto.FLOAT, None))
+    onnx.save(model, str(tmp_path / "two.onnx"))
+    with pytest.raises(CheckpointError, match="two.onnx: .* 1 inputs and 2 outputs, .*Export the model again"):
+        runtime.OnnxSegmenter(tmp_path / "two.onnx")
+
+
+def test_several_pictures_are_refused_without_a_map(demo_onnx):  # noqa: F811
+    segmenter = runtime.OnnxSegmenter(demo_onnx("logits"))
+    pictures = np.zeros((2, 40, 50, 3), np.uint8)
+    for several in (pictures, torch.from_numpy(pictures), list(pictures), iter(pictures)):
+        with pytest.raises(ImageError, match="takes one picture at a time") as refused:
+            segmenter(several)
+        assert "map" not in str(refused.value)
 
 
 def fixed(path, out, height, width):

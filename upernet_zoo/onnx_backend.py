@@ -17,7 +17,6 @@ from . import index, memory
 from .description import Description
 from .errors import CheckpointError, ImageError, MissingPackageError, NotEnoughMemoryError, WriteError
 from .interop import export
-from .interop.portable.graphs import smallest_side
 from .models.upernet import UPerNet
 from .progress import counter
 from .provenance import fingerprint
@@ -27,14 +26,15 @@ from .wording import option
 
 __all__ = ["OnnxNetwork", "require_onnxruntime"]
 
-_FORM = "1"  # of the graphs in the cache; another number whenever interop changes what it exports
+_PACKAGE = Path(__file__).parent
+_SOURCES = ("models", "interop/portable", "interop/export.py")  # what makes a graph, within the package
 
 
 class OnnxNetwork:
     """`model.logits` of a model in float32 on the CPU, in ONNX Runtime with as many threads as torch has at the moment.
 
-    The exported file is kept in the cache under the digest of tensors and architecture. Where the cache cannot be written, the model is
-    exported again each time, which takes about a minute of a model of the zoo and is shown on stderr.
+    The exported file is kept in the cache under the digest of tensors, architecture and the code that exports. Where the cache cannot be
+    written, the model is exported again each time, which takes about a minute of a model of the zoo and is shown on stderr.
 
     Args:
         model: with the weights that it has now; later changes are not seen.
@@ -48,7 +48,6 @@ class OnnxNetwork:
 
     def __init__(self, model: UPerNet, cache_dir: str | os.PathLike[str] | None = None) -> None:
         self._title = model.config.backbone.title
-        self._smallest = 1 if model.config.backbone.input_size is not None else smallest_side(model)
         self.session = _session(model, cache_dir)
         self._input = self.session.get_inputs()[0].name
 
@@ -56,15 +55,10 @@ class OnnxNetwork:
         """Normalized pictures (N, 3, H, W) float32 -> logits (N, num_classes, h, w) float32 at the first feature's stride.
 
         Raises:
-            ImageError: too small for a graph whose sides are free, or ONNX Runtime could not run it.
+            ImageError: ONNX Runtime could not run it, as where a side is too short for the backbone.
             NotEnoughMemoryError: the memory of this process ran out.
         """
         height, width = x.shape[2:]
-        if min(height, width) < self._smallest:
-            raise ImageError(
-                f"Resized, the picture is {width}x{height} pixels, and in ONNX Runtime {self._title} takes sides from {self._smallest} "
-                f"pixels. Take a larger or less thin one, larger scales, or {option('backend', 'torch')}."
-            )
         try:
             return torch.from_numpy(self.session.run(None, {self._input: x.contiguous().numpy()})[0])
         except Exception as error:  # ONNX Runtime's own derive from nothing else
@@ -73,7 +67,10 @@ class OnnxNetwork:
                     f"The memory of this process ran out in ONNX Runtime for {len(x)} x {width}x{height} pixels. Give it more, or smaller "
                     "pictures, windows or batches."
                 ) from None
-            raise ImageError(f"ONNX Runtime could not run {len(x)} x {width}x{height} pixels: {error}") from error
+            raise ImageError(
+                f"ONNX Runtime could not run {len(x)} x {width}x{height} pixels, which may be too few or too thin for {self._title}: "
+                f"{error}. Take a larger or less thin picture, larger scales, or {option('backend', 'torch')}."
+            ) from error
 
 
 def require_onnxruntime() -> Any:
@@ -91,7 +88,8 @@ def require_onnxruntime() -> Any:
 def _session(model: UPerNet, cache_dir: str | os.PathLike[str] | None) -> Any:
     """An `onnxruntime.InferenceSession` of the model."""
     tensors = fingerprint(model.state_dict())
-    key = hashlib.sha256(json.dumps([_FORM, tensors, Description.of(model).to_dict()["architecture"]], sort_keys=True).encode()).hexdigest()
+    parts = [_sources(), tensors, Description.of(model).to_dict()["architecture"]]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     entry = index.default().get(model.origin.get("model", ""))
     target = cache.cache_root(cache_dir) / "converted" / f"{cache.NAMELESS if entry is None else entry.name}-{key[:16]}.onnx"
     if found := _cached(target, key):
@@ -109,6 +107,13 @@ def _session(model: UPerNet, cache_dir: str | os.PathLike[str] | None) -> Any:
             path = Path(folder) / target.name
             _export(model, path, key)
             return _loaded(path)
+
+
+def _sources() -> dict[str, str]:
+    """Path within the package -> SHA-256 in hex, of each module that has a part in what a graph computes."""
+    places = [_PACKAGE / name for name in _SOURCES]
+    modules = [module for place in places for module in ([place] if place.is_file() else place.rglob("*.py"))]
+    return {module.relative_to(_PACKAGE).as_posix(): hashlib.sha256(module.read_bytes()).hexdigest() for module in modules}
 
 
 def _export(model: UPerNet, path: Path, key: str) -> Any:

@@ -9,14 +9,23 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import memory
 from .config import Recipe
-from .errors import ArgumentError, CheckpointError, ConfigError, ImageError, MissingFileError, MissingPackageError, NotEnoughMemoryError
+from .errors import (
+    ArgumentError,
+    CheckpointError,
+    ConfigError,
+    ImageError,
+    MissingFileError,
+    MissingPackageError,
+    NotEnoughMemoryError,
+    shown,
+)
 from .files import expanded
 from .images import preprocess
 from .labels import LabelSet
@@ -53,8 +62,9 @@ class OnnxSegmenter:
     Raises:
         MissingFileError: no such file.
         CheckpointError: no ONNX file, one that this library did not write, or one whose metadata cannot be read.
-        ArgumentError: a model that takes no RGB pictures, or that was exported with labels and needs windows.
-        ConfigError: a recipe with steps that this library does not do (`Recipe.unsupported`).
+        ArgumentError: neither a path nor a session; a model that takes no RGB pictures, or that was exported with labels and needs windows.
+        ConfigError: metadata with a recipe or label set that is not valid, or with steps that this library does not do
+            (`Recipe.unsupported`).
         MissingPackageError: onnxruntime is not installed.
 
     Examples:
@@ -64,12 +74,22 @@ class OnnxSegmenter:
     """
 
     def __init__(self, model: str | os.PathLike[str] | onnxruntime.InferenceSession) -> None:
+        if not isinstance(model, (str, os.PathLike)) and not hasattr(model, "get_modelmeta"):
+            raise ArgumentError(
+                f"OnnxSegmenter: takes the path of an ONNX file, or an InferenceSession of one, found {shown(model)}. {_EXPORT}"
+            )
         self._owner = str(model) if isinstance(model, (str, os.PathLike)) else "The session's model"
         self.session = _session(model) if isinstance(model, (str, os.PathLike)) else model
         metadata = self.session.get_modelmeta().custom_metadata_map
         if metadata.get("library") != MARK:
             raise CheckpointError(f"{self._owner}: was not exported by upernet_zoo. {_EXPORT}")
-        (source,), (result,) = self.session.get_inputs(), self.session.get_outputs()
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise CheckpointError(
+                f"{self._owner}: was changed since its export: it has {len(inputs)} inputs and {len(outputs)} outputs, not one of each. "
+                "Export the model again."
+            )
+        (source,), (result,) = inputs, outputs
         if result.name not in ("logits", "labels"):
             raise CheckpointError(f"{self._owner}: a graph of Segmenter's own in its cache, with logits at another size. {_EXPORT}")
         self._input, self._labeled = source.name, result.name == "labels"
@@ -79,8 +99,18 @@ class OnnxSegmenter:
             self.label_set = LabelSet.from_dict(_value(metadata, "labels", self._owner))
         except ConfigError as error:
             raise ConfigError(f"{self._owner}: labels: {error}") from None
-        self._align_corners = bool(_value(metadata, "architecture", self._owner).get("align_corners"))
-        self.recipe.require_supported()
+        align_corners = _value(metadata, "architecture", self._owner).get("align_corners")
+        if not isinstance(align_corners, bool):  # a guess would give other labels
+            raise CheckpointError(
+                f"{self._owner}: the architecture in its metadata does not say whether 'align_corners' is true or false. "
+                "Export the model again."
+            )
+        self._align_corners = align_corners
+        if self.recipe.unsupported:
+            raise ConfigError(
+                f"{self._owner}: the model's own evaluation does what this library does not, so its labels would be others: "
+                f"{'; '.join(self.recipe.unsupported)}. Export the model with a recipe that does without (model.recipe)."
+            )
         if len(self.recipe.mean) != 3:
             raise ArgumentError(f"{self._owner}: takes pictures of {len(self.recipe.mean)} channels, and OnnxSegmenter has RGB pictures.")
         if self._labeled and self.recipe.mode == "slide":
@@ -96,9 +126,10 @@ class OnnxSegmenter:
             image: a path, a PIL image or an (H, W, 3) uint8 RGB array: what `preprocess.load_image` takes.
 
         Raises:
-            MissingFileError, ImageError: it cannot be read, or has a size that the model does not take.
+            MissingFileError, ImageError: it cannot be read, is more than one, or has a size that the model does not take.
             NotEnoughMemoryError: more memory is needed than there is.
         """
+        _require_one(image)
         pixels = preprocess.load_image(image)
         height, width = pixels.shape[:2]
         with memory.refused(f"A picture of {width}x{height} pixels"):
@@ -144,8 +175,23 @@ class OnnxSegmenter:
             ) from error
 
 
+def _require_one(image: Any) -> None:
+    """Refuse several pictures, for which `load_image` names `Segmenter.map`."""
+    shape = getattr(image, "shape", None)
+    several = isinstance(image, Iterable) and not isinstance(image, (str, os.PathLike, bytes, bytearray))
+    if len(shape) == 4 if shape is not None else several:
+        found = type(image).__name__ if shape is None else f"shape {tuple(shape)}"
+        raise ImageError(
+            f"OnnxSegmenter takes one picture at a time, found {found}. Call it for each: [segmenter(one) for one in pictures]."
+        )
+
+
 def _session(model: str | os.PathLike[str]) -> onnxruntime.InferenceSession:
+    if not os.fspath(model):
+        raise ArgumentError(f"OnnxSegmenter: the path of the ONNX file is empty. {_EXPORT}")
     path = expanded(model)
+    if path.is_dir():
+        raise MissingFileError(f"{path} is a folder, and OnnxSegmenter takes an ONNX file. Name the file in it. {_EXPORT}")
     if not path.is_file():
         raise MissingFileError(f"No ONNX file at {path}. {_EXPORT}")
     try:
@@ -162,7 +208,7 @@ def _value(metadata: Mapping[str, str], key: str, owner: str) -> dict[str, Any]:
     """A mapping in the file's metadata."""
     try:
         value = json.loads(metadata[key])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise CheckpointError(f"{owner}: its metadata has no {key!r} that can be read. Export the model again.")
