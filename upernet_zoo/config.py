@@ -513,14 +513,17 @@ class Recipe:
         ways = ("keep_ratio", "short_edge", "min_size", "size_divisor", "unsupported")
         return self.scale is not None and all(getattr(self, key) == usual[key] for key in ways)
 
-    def require_supported(self) -> None:
+    def require_supported(self, instead: str | None = None) -> None:
         """Refuse to predict what would not be the original evaluation.
+
+        Args:
+            instead: what to do, as the message says it; None: give a recipe or a config, which whoever loads a model can.
 
         Raises:
             ConfigError: names what is not done.
         """
         if self.unsupported:
-            instead = worded(
+            instead = instead or worded(
                 "Give a recipe in its place (recipe=, or model.recipe), or load the checkpoint with a config that does without (config=).",
                 "Load the checkpoint with a config that does without: upernet-zoo convert FILE --config CONFIG --out FOLDER.",
             )

@@ -106,11 +106,10 @@ class OnnxSegmenter:
                 "Export the model again."
             )
         self._align_corners = align_corners
-        if self.recipe.unsupported:
-            raise ConfigError(
-                f"{self._owner}: the model's own evaluation does what this library does not, so its labels would be others: "
-                f"{'; '.join(self.recipe.unsupported)}. Export the model with a recipe that does without (model.recipe)."
-            )
+        try:
+            self.recipe.require_supported("Export the model with a recipe that does without (model.recipe).")
+        except ConfigError as error:
+            raise ConfigError(f"{self._owner}: {error}") from None
         if len(self.recipe.mean) != 3:
             raise ArgumentError(f"{self._owner}: takes pictures of {len(self.recipe.mean)} channels, and OnnxSegmenter has RGB pictures.")
         if self._labeled and self.recipe.mode == "slide":

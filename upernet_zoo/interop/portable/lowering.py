@@ -126,7 +126,7 @@ def _in_pieces(nodes: Nodes, x: str, compute: Callable[[Nodes, _Piece], str], ac
     across_tiles = nodes.ceil_div(width, four)
     beside, columns = parts(across_tiles, nodes.ints(_ACROSS)) if across else (one, across_tiles)
     below, rows = parts(nodes.ceil_div(height, four), nodes.add("Max", nodes.add("Div", nodes.ints(_TILES), columns), one))
-    # 1 where a picture is cut into several bands: each of them is more than half of _TILES
+    # pictures; one of more bands than one, if nothing is cut across: each band is then more than half of _TILES
     together = nodes.add("Max", nodes.add("Div", nodes.ints(_TILES), nodes.add("Mul", rows, columns)), one)
     groups, together = parts(count, together)
     rows, columns = nodes.add("Mul", rows, four), nodes.add("Mul", columns, four)
