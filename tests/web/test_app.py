@@ -214,7 +214,8 @@ def test_weights_that_cannot_be_had(page, server):
     name = "upernet_r101_769x769_80k_cityscapes"
     page.locator("#uz-model input").click()
     page.keyboard.type("r101_769x769_80k")
-    page.get_by_role("option").click()
+    page.wait_for_function("document.querySelectorAll('[role=option]').length === 1")  # the list follows the keys, not at once
+    page.get_by_role("option", name=name).click()
     page.wait_for_function("document.querySelector('#uz-facts').textContent.includes('published mIoU 80.10 %')")
     page.click("#uz-run")
     with pytest.raises(UPerNetZooError) as expected, command_line():  # which the server was started from
