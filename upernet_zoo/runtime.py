@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -128,7 +128,6 @@ class OnnxSegmenter:
             MissingFileError, ImageError: it cannot be read, is more than one, or has a size that the model does not take.
             NotEnoughMemoryError: more memory is needed than there is.
         """
-        _require_one(image)
         pixels = preprocess.load_image(image)
         height, width = pixels.shape[:2]
         with memory.refused(f"A picture of {width}x{height} pixels"):
@@ -172,17 +171,6 @@ class OnnxSegmenter:
                 f"{self._owner}: ONNX Runtime could not run {width}x{height} pixels, which may be too few or too thin for the model: "
                 f"{error}"
             ) from error
-
-
-def _require_one(image: Any) -> None:
-    """Refuse several pictures, for which `load_image` names `Segmenter.map`."""
-    shape = getattr(image, "shape", None)
-    several = isinstance(image, Iterable) and not isinstance(image, (str, os.PathLike, bytes, bytearray))
-    if len(shape) == 4 if shape is not None else several:
-        found = type(image).__name__ if shape is None else f"shape {tuple(shape)}"
-        raise ImageError(
-            f"OnnxSegmenter takes one picture at a time, found {found}. Call it for each: [segmenter(one) for one in pictures]."
-        )
 
 
 def _session(model: str | os.PathLike[str]) -> onnxruntime.InferenceSession:

@@ -139,5 +139,6 @@ def test_facts_of_each_model():
         assert ("drawn" in text) if choice.name == "demo" else (choice.entry.dataset in text and "downloaded first" in text)
     entry = index.model_info("upernet_r101_769x769_80k_cityscapes")
     assert app_view.facts(Choice(entry.name, entry, True)) == (
-        "R-101 · Cityscapes, 19 classes, in windows of 769x769 · published mIoU 80.10 % · its weights are here"
+        "R-101 · Cityscapes, 19 classes, in windows of 769x769 · published mIoU 80.10 % · license of the weights: Apache-2.0"
+        " · its weights are here"
     )

@@ -29,7 +29,7 @@ from ..images.save import is_own, save_picture
 from ..labels import DATASET_IDS, LabelSet
 from ..models.fused.model import FusedUPerNet
 from ..models.upernet import UPerNet, require_labels_fit
-from ..provenance import published_entry
+from ..provenance import fingerprint, published_entry
 from ..segmenter import Segmenter, read_ahead
 from ..wording import worded
 from .datasets import Sample, SegmentationDataset, open_dataset
@@ -234,7 +234,12 @@ class Evaluation:
         segmenter = self.segmenter
         settings = {**segmenter.settings, "optimize": self.optimize}
         pictures = pictures_digest(self.dataset)
-        return {"model": _digest(segmenter.model), "data set": self.dataset.name, "pictures": pictures, "settings": settings}
+        return {
+            "model": fingerprint(segmenter.model.state_dict()),
+            "data set": self.dataset.name,
+            "pictures": pictures,
+            "settings": settings,
+        }
 
     def _result(self, state: State, names: Sequence[str], failures: dict[str, str]) -> EvaluationResult:
         confusion, label_set = state.metrics.confusion, self.dataset.label_set
@@ -334,15 +339,6 @@ def _measured(segmenter: Segmenter, sample: Sample, like: SegmentationMetrics) -
     except UPerNetZooError as error:
         return type(error)(f"{sample.path}: {error}")
     return metrics
-
-
-def _digest(model: UPerNet | FusedUPerNet) -> str:
-    """SHA-256 of a model's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def pictures_digest(dataset: SegmentationDataset) -> str:

@@ -93,7 +93,7 @@ def _no_picture(source: Any) -> ImageError:
     if isinstance(source, (bytes, bytearray, memoryview)):
         hint = "For the content of a file: PIL.Image.open(io.BytesIO(data))"
     elif isinstance(source, Iterable):
-        hint = "For several pictures: Segmenter.map(pictures), which takes any number, or a loop over them"
+        hint = "For several pictures: a call for each, or Segmenter.map(pictures), which takes any number"
     else:
         hint = "Give a path, a PIL image, or a uint8 array or tensor of (H, W, 3) RGB"
     return ImageError(f"Cannot take a picture from {type(source).__name__}. {hint}.")
@@ -175,7 +175,7 @@ def _shape_text(array: np.ndarray) -> str:
     if 0 in array.shape or array.ndim not in (3, 4):
         return found
     if array.ndim == 4:
-        return f"{found}: {len(array)} pictures. Pass one, or all to Segmenter.map"
+        return f"{found}: {len(array)} pictures. Pass one at a time, or all to Segmenter.map"
     if array.shape[0] in _CHANNELS:
         return f"{found}: channels first. Pass array.transpose(1, 2, 0)"
     channels = min(array.shape[0], array.shape[2])

@@ -78,6 +78,7 @@ def facts(choice: Choice) -> str:
         lines = [f"{_text(entry.backbone)} · {_text(entry.dataset)}, {len(entry.label_set)} classes{mode}"]
         if "mIoU" in entry.metrics:
             lines.append(f"published mIoU {entry.metrics['mIoU']:.2f} %")
+        lines.append(f"license of the weights: {_text(str(entry.licenses.weights))}")
     if not choice.here:
         size = None if entry is None else entry.size
         lines.append(f"its weights are downloaded first{f', {files.size_text(size)}' if size else ''}")
