@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", metavar="CASE", help=" ".join(CASES))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--sizes", nargs="+", metavar="HxW", help="in place of the case's own")
+    parser.add_argument("--suffix", default="", help="of the record's name, so that one of another machine stays")
     add_options(parser, (*PORTABLE, *OTHERS))
     args = parser.parse_args()
     if unknown := set(args.cases) - CASES.keys():
@@ -102,7 +103,7 @@ def main() -> None:
                 versions = {system.name: system.about["versions"] for system in systems}
                 for system in systems:
                     system.close()
-        record(f"portable_{case}", results, model=name, repeats=args.repeats, systems=versions, exported_mb=files)
+        record(f"portable_{case}{args.suffix}", results, model=name, repeats=args.repeats, systems=versions, exported_mb=files)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`Segmenter(backend="onnxruntime")`: its labels are those of torch, and its graph is exported once."""
 
+import dataclasses
 import os
 import shutil
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 from support.fixture import FIXTURES
+from support.models import small_config
+from support.toy_backbone import ToyConfig
 
 import upernet_zoo as uz
 from upernet_zoo import onnx_backend, raster, runtime
@@ -82,9 +85,11 @@ def test_what_onnxruntime_cannot_run_is_said(exports, own_cache, monkeypatch):
         raise RuntimeError("no such thing")
 
     monkeypatch.setattr(network, "session", type("Failing", (), {"run": run}))
-    said = "could not run 2 x 40x32 pixels, .* too thin for ResNet.*: no such thing. Take a larger .* or backend='torch'"
+    said = "could not run 2 x 40x32 pixels, .* too thin for ResNet.*. Take a larger .* or backend='torch'. It says: no such thing"
     with pytest.raises(ImageError, match=said):
         network.logits(torch.zeros(2, 3, 32, 40))
+    with pytest.raises(ImageError, match="could not run 2 x 400x320 pixels. Take backend='torch'. It says: no such thing"):
+        network.logits(torch.zeros(2, 3, 320, 400))
 
 
 def test_a_graph_is_made_once_for_a_set_of_weights(exports, own_cache):
@@ -117,6 +122,13 @@ def test_a_graph_of_other_sources_is_made_anew(package, exports, own_cache):
     for _ in range(2):
         onnx_backend.OnnxNetwork(model)
     assert len(exports) == 2 and exports[0] != exports[1]
+
+
+def test_a_model_of_somebody_elses_code_is_exported_each_time(exports, own_cache):
+    model = uz.UPerNet(dataclasses.replace(small_config(), backbone=ToyConfig())).eval()
+    for _ in range(2):  # its forward may be another by then, which no digest of tensors would tell
+        onnx_backend.OnnxNetwork(model)
+    assert len(exports) == 2 and not list(own_cache.rglob("*.onnx"))
 
 
 def test_each_source_of_a_graph_is_in_its_key(package):

@@ -248,7 +248,7 @@ def test_a_graph_with_a_second_output_is_refused(demo_onnx, tmp_path):  # noqa: 
     model.graph.node.append(onnx.helper.make_node("Identity", ["logits"], ["second"]))
     model.graph.output.append(onnx.helper.make_tensor_value_info("second", onnx.TensorProto.FLOAT, None))
     onnx.save(model, str(tmp_path / "two.onnx"))
-    with pytest.raises(CheckpointError, match="two.onnx: .* 1 inputs and 2 outputs, .*Export the model again"):
+    with pytest.raises(CheckpointError, match="two.onnx: .* inputs: 1, outputs: 2, .*Export the model again"):
         runtime.OnnxSegmenter(tmp_path / "two.onnx")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -33,8 +34,9 @@ _SOURCES = ("models", "interop/portable", "interop/export.py")  # what makes a g
 class OnnxNetwork:
     """`model.logits` of a model in float32 on the CPU, in ONNX Runtime with as many threads as torch has at the moment.
 
-    The exported file is kept in the cache under the digest of tensors, architecture and the code that exports. Where the cache cannot be
-    written, the model is exported again each time, which takes about a minute of a model of the zoo and is shown on stderr.
+    The exported file is kept in the cache under the digest of tensors, architecture and the code of this package that makes graphs. Where
+    the cache cannot be written, or the model has modules of somebody else's (`register_backbone`), whose code may change, it is exported
+    again each time, which takes about a minute of a model of the zoo and is shown on stderr.
 
     Args:
         model: with the weights that it has now; later changes are not seen.
@@ -47,7 +49,7 @@ class OnnxNetwork:
     """
 
     def __init__(self, model: UPerNet, cache_dir: str | os.PathLike[str] | None = None) -> None:
-        self._title = model.config.backbone.title
+        self._backbone = model.config.backbone
         self.session = _session(model, cache_dir)
         self._input = self.session.get_inputs()[0].name
 
@@ -67,9 +69,12 @@ class OnnxNetwork:
                     f"The memory of this process ran out in ONNX Runtime for {len(x)} x {width}x{height} pixels. Give it more, or smaller "
                     "pictures, windows or batches."
                 ) from None
+            small = min(height, width) < 2 * self._backbone.reductions[-1]  # convolutions whose kernel is larger than the map
+            why = f", which may be too few or too thin for {self._backbone.title}" if small else ""
+            others = "Take a larger or less thin picture, larger scales, or" if small else "Take"
             raise ImageError(
-                f"ONNX Runtime could not run {len(x)} x {width}x{height} pixels, which may be too few or too thin for {self._title}: "
-                f"{error}. Take a larger or less thin picture, larger scales, or {option('backend', 'torch')}."
+                f"ONNX Runtime could not run {len(x)} x {width}x{height} pixels{why}. {others} {option('backend', 'torch')}. "
+                f"It says: {error}"
             ) from error
 
 
@@ -87,6 +92,22 @@ def require_onnxruntime() -> Any:
 
 def _session(model: UPerNet, cache_dir: str | os.PathLike[str] | None) -> Any:
     """An `onnxruntime.InferenceSession` of the model."""
+    if _has_own_code_alone(model):
+        with contextlib.suppress(WriteError):
+            return _kept(model, cache_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        _export(model, path, {})
+        return _loaded(path)
+
+
+def _has_own_code_alone(model: UPerNet) -> bool:
+    """Whether all modules are of this package or of torch, so that `_sources` has what they compute."""
+    return all(type(module).__module__.partition(".")[0] in (__package__, "torch") for module in model.modules())
+
+
+def _kept(model: UPerNet, cache_dir: str | os.PathLike[str] | None) -> Any:
+    """The session of the file in the cache, which is written where it is not there."""
     tensors = fingerprint(model.state_dict())
     parts = [_sources(), tensors, Description.of(model).to_dict()["architecture"]]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -94,19 +115,12 @@ def _session(model: UPerNet, cache_dir: str | os.PathLike[str] | None) -> Any:
     target = cache.cache_root(cache_dir) / "converted" / f"{cache.NAMELESS if entry is None else entry.name}-{key[:16]}.onnx"
     if found := _cached(target, key):
         return found
-    try:
-        cache.make_folder(target.parent)
-        with cache.lock(target, cache_dir=cache_dir):  # many processes: one exports, the others find it done
-            if found := _cached(target, key):
-                return found
-            hashed = _export(model, target, key)
-            cache.write_receipt(target, hashed, f"exported from tensors {tensors}")
-            return _loaded(target)
-    except WriteError:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / target.name
-            _export(model, path, key)
-            return _loaded(path)
+    cache.make_folder(target.parent)
+    with cache.lock(target, cache_dir=cache_dir):  # many processes: one exports, the others find it done
+        if found := _cached(target, key):
+            return found
+        cache.write_receipt(target, _export(model, target, {"key": key}), f"exported from tensors {tensors}")
+        return _loaded(target)
 
 
 def _sources() -> dict[str, str]:
@@ -116,9 +130,9 @@ def _sources() -> dict[str, str]:
     return {module.relative_to(_PACKAGE).as_posix(): hashlib.sha256(module.read_bytes()).hexdigest() for module in modules}
 
 
-def _export(model: UPerNet, path: Path, key: str) -> Any:
-    with counter(show=True, total=1, desc=f"Exporting {path.name}, about a minute, once", bar_format="{desc} [{elapsed}]"):
-        return export.write_network(model, path, {"key": key})
+def _export(model: UPerNet, path: Path, details: dict[str, str]) -> Any:
+    with counter(show=True, total=1, desc=f"Exporting {path.name}, about a minute", bar_format="{desc} [{elapsed}]"):
+        return export.write_network(model, path, details)
 
 
 def _cached(path: Path, key: str) -> Any:
@@ -134,6 +148,7 @@ def _loaded(path: Path) -> Any:
     onnxruntime = require_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what fails is raised, and need not be on stderr before
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own derive from nothing else

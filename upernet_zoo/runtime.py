@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["OnnxSegmenter"]
 
 _EXPORT = "Write one with upernet-zoo export MODEL --out model.onnx."
+_ENOUGH = 64  # pixels that a side has at least where no backbone runs out of them: two at stride 32
 _TILE = 1 << 18  # elements (classes x pixels) of a tile: 1 MiB, which stays in the cache
 
 # top, bottom -> (num_classes, bottom - top, width) float32: rows of the logits of a prepared picture. Asked for from top to bottom.
@@ -86,7 +87,7 @@ class OnnxSegmenter:
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise CheckpointError(
-                f"{self._owner}: was changed since its export: it has {len(inputs)} inputs and {len(outputs)} outputs, not one of each. "
+                f"{self._owner}: was changed since its export: inputs: {len(inputs)}, outputs: {len(outputs)}, and not one of each. "
                 "Export the model again."
             )
         (source,), (result,) = inputs, outputs
@@ -167,10 +168,8 @@ class OnnxSegmenter:
                 raise NotEnoughMemoryError(
                     f"{self._owner}: the memory of this process ran out for {width}x{height} pixels. Give it more, or a smaller picture."
                 ) from None
-            raise ImageError(
-                f"{self._owner}: ONNX Runtime could not run {width}x{height} pixels, which may be too few or too thin for the model: "
-                f"{error}"
-            ) from error
+            small = ", which may be too few or too thin for the model" if min(height, width) < _ENOUGH else ""
+            raise ImageError(f"{self._owner}: ONNX Runtime could not run {width}x{height} pixels{small}. It says: {error}") from error
 
 
 def _session(model: str | os.PathLike[str]) -> onnxruntime.InferenceSession:
@@ -185,8 +184,10 @@ def _session(model: str | os.PathLike[str]) -> onnxruntime.InferenceSession:
         import onnxruntime
     except ImportError:
         raise MissingPackageError(f"OnnxSegmenter needs the package onnxruntime: {runtime_lines()[1]}.") from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised, and need not be on stderr before
     try:
-        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own derive from nothing else
         raise CheckpointError(f"{path}: ONNX Runtime cannot load it: {error}. Export the model again, or update onnxruntime.") from None
 

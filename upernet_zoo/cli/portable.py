@@ -102,7 +102,11 @@ def _export(args: argparse.Namespace) -> int:
     print("exporting and checking; this takes a minute or two", file=sys.stderr)
     path = export(model, out, labels=args.labels, **options, **writing)
     shapes = ", ".join(f"{batch}x{height}x{width}" for batch, height, width in checked_shapes(size))
-    agrees = f"the model's logits of its labels are the largest within {HALF_TOLERANCE:.0%}" if args.half else "it equals the model"
+    agrees = (
+        f"the model's logit of each label is its pixel's largest, but for {HALF_TOLERANCE * 100:g} % of the largest of all,"
+        if args.half
+        else "it equals the model"
+    )
     print(f"wrote {path} ({size_text(path.stat().st_size)}); {agrees} at {shapes} (batch, height, width)")
     return 0
 

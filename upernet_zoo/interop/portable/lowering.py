@@ -79,7 +79,10 @@ _LOWERED: dict[str, Callable[..., str]] = {"Winograd": _lower_winograd, "Fuse": 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Of `count` pictures of a map (N, height, width, C) from `first` on `rows` rows from `top` on, and columns; names of (1,) int64."""
+    """A part of a map (N, height, width, C); all are names of (1,) int64.
+
+    It has the pictures from `first` to `first + count`, their rows from `top` to `top + rows` and columns from `left` to `left + columns`.
+    """
 
     first: str
     count: str
@@ -124,12 +127,12 @@ def _in_pieces(nodes: Nodes, x: str, compute: Callable[[Nodes, _Piece], str], ac
         return nodes.ceil_div(length, part), part
 
     across_tiles = nodes.ceil_div(width, four)
-    beside, columns = parts(across_tiles, nodes.ints(_ACROSS)) if across else (one, across_tiles)
-    below, rows = parts(nodes.ceil_div(height, four), nodes.add("Max", nodes.add("Div", nodes.ints(_TILES), columns), one))
-    # pictures; one of more bands than one, if nothing is cut across: each band is then more than half of _TILES
-    together = nodes.add("Max", nodes.add("Div", nodes.ints(_TILES), nodes.add("Mul", rows, columns)), one)
-    groups, together = parts(count, together)
-    rows, columns = nodes.add("Mul", rows, four), nodes.add("Mul", columns, four)
+    beside, tile_columns = parts(across_tiles, nodes.ints(_ACROSS)) if across else (one, across_tiles)
+    most_rows = nodes.add("Max", nodes.add("Div", nodes.ints(_TILES), tile_columns), one)
+    below, tile_rows = parts(nodes.ceil_div(height, four), most_rows)
+    most_pictures = nodes.add("Max", nodes.add("Div", nodes.ints(_TILES), nodes.add("Mul", tile_rows, tile_columns)), one)
+    groups, together = parts(count, most_pictures)
+    rows, columns = nodes.add("Mul", tile_rows, four), nodes.add("Mul", tile_columns, four)
     pieces = nodes.add("Mul", below, beside)  # of a group of pictures
 
     def body(inner: Nodes, index: str) -> str:
@@ -144,7 +147,8 @@ def _in_pieces(nodes: Nodes, x: str, compute: Callable[[Nodes, _Piece], str], ac
     if across:
         out = nodes.reshaped(out, groups, below, beside, together, rows, columns, rest)
         out = nodes.add("Transpose", out, perm=[0, 3, 1, 4, 2, 5, 6])
-    # without parts beside each other nothing has to be moved: there is one band, or one picture in a piece
+    # Without parts beside each other nothing has to be moved: of bands there is one, or each has more than half of _TILES, and a piece then
+    # has one picture.
     sides = nodes.add("Mul", below, rows), nodes.add("Mul", beside, columns)
     out = nodes.reshaped(out, nodes.add("Mul", groups, together), *sides, rest)
     return nodes.add("Slice", out, nodes.joined(zero, zero, zero), nodes.joined(count, height, width), nodes.ints(0, 1, 2))
