@@ -62,7 +62,7 @@ def test_labels_are_those_of_torch(options, shared, exports):
 def test_logits_are_those_of_the_model(shared):
     model = uz.create_model("demo").eval()
     network = onnx_backend.OnnxNetwork(model, shared)
-    for shape in ((1, 3, 64, 96), (2, 3, 97, 131)):
+    for shape in ((1, 3, 64, 96), (2, 3, 97, 131), (2, 3, 1, 300), (1, 3, 300, 7), (3, 3, 20, 20), (1, 3, 1, 1)):
         x = torch.randn(shape)
         with torch.inference_mode():
             expected = model.logits(x)

@@ -92,7 +92,7 @@ def require_onnxruntime() -> Any:
 
 def _session(model: UPerNet, cache_dir: str | os.PathLike[str] | None) -> Any:
     """An `onnxruntime.InferenceSession` of the model."""
-    if _has_own_code_alone(model):
+    if _is_of_known_code(model):
         with contextlib.suppress(WriteError):
             return _kept(model, cache_dir)
     with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +101,7 @@ def _session(model: UPerNet, cache_dir: str | os.PathLike[str] | None) -> Any:
         return _loaded(path)
 
 
-def _has_own_code_alone(model: UPerNet) -> bool:
+def _is_of_known_code(model: UPerNet) -> bool:
     """Whether all modules are of this package or of torch, so that `_sources` has what they compute."""
     return all(type(module).__module__.partition(".")[0] in (__package__, "torch") for module in model.modules())
 
