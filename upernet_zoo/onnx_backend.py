@@ -97,7 +97,7 @@ def _session(model: UPerNet, cache_dir: str | os.PathLike[str] | None) -> Any:
             return _kept(model, cache_dir)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
-        _export(model, path, {})
+        _export(model, path, "each time", {})
         return _loaded(path)
 
 
@@ -119,7 +119,7 @@ def _kept(model: UPerNet, cache_dir: str | os.PathLike[str] | None) -> Any:
     with cache.lock(target, cache_dir=cache_dir):  # many processes: one exports, the others find it done
         if found := _cached(target, key):
             return found
-        cache.write_receipt(target, _export(model, target, {"key": key}), f"exported from tensors {tensors}")
+        cache.write_receipt(target, _export(model, target, "once", {"key": key}), f"exported from tensors {tensors}")
         return _loaded(target)
 
 
@@ -130,8 +130,8 @@ def _sources() -> dict[str, str]:
     return {module.relative_to(_PACKAGE).as_posix(): hashlib.sha256(module.read_bytes()).hexdigest() for module in modules}
 
 
-def _export(model: UPerNet, path: Path, details: dict[str, str]) -> Any:
-    with counter(show=True, total=1, desc=f"Exporting {path.name}, about a minute", bar_format="{desc} [{elapsed}]"):
+def _export(model: UPerNet, path: Path, often: str, details: dict[str, str]) -> Any:
+    with counter(show=True, total=1, desc=f"Exporting {path.name}, about a minute, {often}", bar_format="{desc} [{elapsed}]"):
         return export.write_network(model, path, details)
 
 

@@ -168,8 +168,10 @@ class OnnxSegmenter:
                 raise NotEnoughMemoryError(
                     f"{self._owner}: the memory of this process ran out for {width}x{height} pixels. Give it more, or a smaller picture."
                 ) from None
-            small = ", which may be too few or too thin for the model" if min(height, width) < _ENOUGH else ""
-            raise ImageError(f"{self._owner}: ONNX Runtime could not run {width}x{height} pixels{small}. It says: {error}") from error
+            hint = ". Export the model again, or update onnxruntime"
+            if min(height, width) < _ENOUGH:
+                hint = ", which may be too few or too thin for the model. Take a larger or less thin picture"
+            raise ImageError(f"{self._owner}: ONNX Runtime could not run {width}x{height} pixels{hint}. It says: {error}") from error
 
 
 def _session(model: str | os.PathLike[str]) -> onnxruntime.InferenceSession:
