@@ -1,13 +1,16 @@
 """Runs of `train` for tests/test_training.py, in processes of their own with one thread each.
 
 python training_runs.py kill ROOT FOLDER     # an uninterrupted run in FOLDER/whole, and one killed again and again in FOLDER/killed
-python training_runs.py worker ROOT FOLDER   # one whose loader process dies
+python training_runs.py died ROOT FOLDER WHERE   # one whose loader process dies, in FOLDER/died, and one where none does, in FOLDER/whole
 torchrun ... training_runs.py step ROOT OUT  # one step, on as many processes as torchrun starts
 """
 
+import multiprocessing
 import os
 import signal
 import sys
+import time
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 import torch
@@ -108,8 +111,8 @@ def one_step(root, out):
     train(model, training, validation, out, settings, progress=False)
 
 
-def dead_worker(root, out):
-    """A loader's process dies at the fifth sample; prints what the library says of that."""
+def fatal_sample(*_):
+    """At the fifth sample."""
     whole = Crops.__getitem__
 
     def fatal(self, position):
@@ -118,14 +121,81 @@ def dead_worker(root, out):
         return whole(self, position)
 
     Crops.__getitem__ = fatal
+
+
+def kill_worker():
+    """Without looking whether it has ended, which would reap it; by the end of the pause the parent has been told."""
+    (child,) = multiprocessing.active_children()
+    os.kill(child.pid, signal.SIGKILL)
+    time.sleep(0.3)
+
+
+def dead_within_step(step):
+    module = sys.modules["torch.optim.sgd"]
+    update = module.sgd
+    calls = []
+
+    def half(*args, **kwargs):
+        update(*args, **kwargs)
+        calls.append(args)
+        if len(calls) == 4 * step - 3:  # a call for each of four groups
+            kill_worker()
+
+    module.sgd = half
+
+
+def dead_while_writing(step):
+    save = state._save
+
+    def slow(content, path):
+        if content["progress"]["step"] == step and multiprocessing.active_children():
+            kill_worker()
+        save(content, path)
+
+    state._save = slow
+
+
+def dead_while_sending(step):
+    """What it sends breaks off, and that it has ended is known while the state is written."""
+    get, parent = Queue.get, os.getpid()
+    calls = []
+
+    def broken(self, *args, **kwargs):
+        calls.append(args)
+        if os.getpid() != parent or len(calls) != step:
+            return get(self, *args, **kwargs)
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        raise ConnectionResetError("[Errno 104] Connection reset by peer")
+
+    Queue.get = broken
+    save = state._save
+
+    def slow(content, path):
+        time.sleep(0.3)
+        save(content, path)
+
+    state._save = slow
+
+
+def dead_worker(root, folder, where):
+    """Prints what the library says of it; then the same call goes on without processes."""
     training, validation = open_splits("folder", root)
-    settings = TrainingSettings(steps=12, batch_size=2, crop=(48, 48), evaluate_every=12)
+    settings = TrainingSettings(steps=6, batch_size=2, crop=(48, 48), lr=0.02, evaluate_every=6)
+    options = {"save_every": 0.0, "progress": False}
+    train(small_model(training.label_set), training, validation, folder / "whole", settings, workers=0, **options)
+    whole = Crops.__getitem__
+    {"reading": fatal_sample, "updating": dead_within_step, "writing": dead_while_writing, "sending": dead_while_sending}[where](3)
     try:
-        train(small_model(training.label_set), training, validation, out, settings, workers=1, progress=False)
+        train(small_model(training.label_set), training, validation, folder / "died", settings, workers=1, **options)
     except WorkerError as error:
         print(error)
+        assert not multiprocessing.active_children()
+    time.sleep(0.3)  # nothing is said of it later
+    Crops.__getitem__ = whole
+    train(small_model(training.label_set), training, validation, folder / "died", settings, workers=0, **options)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"kill": kill, "step": one_step, "worker": dead_worker}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    what, root, folder, *where = sys.argv[1:]
+    {"kill": kill, "step": one_step, "died": dead_worker}[what](Path(root), Path(folder), *where)

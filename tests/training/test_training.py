@@ -30,6 +30,7 @@ from upernet_zoo.labels import LabelSet
 from upernet_zoo.training import TrainingSettings, loop, open_splits, survey, train
 from upernet_zoo.training import augment as augmentation
 from upernet_zoo.training.data import Crops, batches
+from upernet_zoo.training.workers import steady
 
 FOUR = LabelSet(name="four", classes=tuple(demo_folder.MERGED))
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -533,10 +534,28 @@ def test_layers_learn_at_rates_of_their_own(root, tmp_path, monkeypatch):
     assert groups == [(pytest.approx(rate), decay) for rate in rates for decay in (None, 0.0)]
 
 
-def test_a_worker_that_dies_leaves_the_state_and_says_what_to_do(root, tmp_path):
+@pytest.mark.parametrize("where", ["reading", "updating", "writing", "sending"])
+def test_a_worker_that_dies_leaves_a_whole_state_and_says_what_to_do(root, tmp_path, where):
     """In a process of its own: torch raises what it says of a dead worker wherever the main thread is by then."""
-    command = [sys.executable, str(ROOT / "tests" / "support" / "training_runs.py"), "worker", str(root), str(tmp_path)]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "training_runs.py"), "died", str(root), str(tmp_path), where]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
+    assert not re.search("Traceback|Exception", done.stderr), done.stderr
     assert re.search(r"is kept in .*state.*the same call goes on from it.*--workers 0.*--shm-size", done.stdout), done.stdout
-    assert list(tmp_path.iterdir())
+    assert_equal_weights(tmp_path / "died" / "last", tmp_path / "whole" / "last")
+
+
+class Broken(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, position):
+        raise RuntimeError("this position is broken") if position == 2 else ConnectionResetError("the server went away")
+
+
+@pytest.mark.parametrize(("first", "error"), [(2, RuntimeError), (1, ConnectionResetError)])
+def test_an_error_of_a_worker_that_lives_is_no_death(first, error):
+    loader = torch.utils.data.DataLoader(Broken(), sampler=[first], num_workers=1)
+    with pytest.raises(error, match="this position is broken|the server went away") as found:
+        list(steady(loader))
+    assert not isinstance(found.value, errors.WorkerError)

@@ -22,6 +22,7 @@ from ..label_files import read_classes
 from ..labels import DATASET_IDS, LabelSet
 from .augment import augment
 from .settings import TrainingSettings
+from .workers import steady
 
 __all__ = ["CLASSES_NAME", "Crops", "Survey", "batches", "open_splits", "picture_of", "require_classes", "survey", "survey_table"]
 
@@ -190,14 +191,16 @@ def batches(
 
     Args:
         workers: processes that make the crops; 0: this one.
+
+    Raises:
+        WorkerError: one of those processes died; the message is the cause alone.
     """
     size = crops.settings.batch_size
     share = size // processes
     first = range(start * size + rank * share, crops.settings.steps * size, size)
     positions: Sequence[list[int]] = [list(range(i, i + share)) for i in first]
-    yield from DataLoader(
-        crops, batch_sampler=positions, num_workers=workers, pin_memory=pin_memory, prefetch_factor=4 if workers else None
-    )
+    ahead = 4 if workers else None
+    return steady(DataLoader(crops, batch_sampler=positions, num_workers=workers, pin_memory=pin_memory, prefetch_factor=ahead))
 
 
 def picture_of(x: Tensor, recipe: Recipe) -> np.ndarray:

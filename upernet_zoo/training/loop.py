@@ -339,14 +339,10 @@ class _Run:
         """Keep the state where a process that reads pictures died, and say so."""
         try:
             yield
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            # torch says so, or what the process was sending has no end
-            if workers == 0 or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
-                raise
+        except WorkerError as error:
             self._save()
-            cause = next(iter(str(error).splitlines()), type(error).__name__)
             raise WorkerError(
-                f"Training stopped: a process that reads pictures died ({cause}). The state, of step {self.saved_step}, is kept in "
+                f"Training stopped: a process that reads pictures died ({error}). The state, of step {self.saved_step}, is kept in "
                 f"{self.out / state.STATE_NAME}: the same call goes on from it. Most often memory ran out: take fewer than {workers} "
                 "workers (workers=0, --workers 0: none), or give the container more shared memory (docker run --shm-size=8g)."
             ) from error
