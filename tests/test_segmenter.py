@@ -260,7 +260,7 @@ def test_available_memory(tmp_path, monkeypatch):
         (outer / "7").mkdir(parents=True)
         for name, value in zip(names, ("10000", "7000")):
             (outer / name).write_text(f"{value}\n")
-        (outer / "memory.stat").write_text("anon 6000\ninactive_file 500\n")
+        (outer / "memory.stat").write_text("anon 6000\ninactive_file 400\nactive_file 100\nfile 900\n")
         for name, value in zip(names, ("max", "7000")):
             (outer / "7" / name).write_text(f"{value}\n")
         assert memory.available(torch.device("cpu")) == 3500

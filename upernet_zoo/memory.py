@@ -109,7 +109,8 @@ def _containers() -> list[int]:
                 try:
                     limit, used = (int((folder / name).read_text()) for name in names)  # "max" is no number: no limit
                     statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                    found.append(limit - used + int(statistics.get("inactive_file", 0)))  # the page cache gives way
+                    cached = sum(int(statistics.get(kind, 0)) for kind in ("active_file", "inactive_file"))  # gives way, as in MemAvailable
+                    found.append(limit - used + cached)
                 except (OSError, ValueError):
                     continue
     return found

@@ -63,6 +63,28 @@ def test_two_processes_write_what_one_does(pictures, alone, tmp_path):
     assert written(tmp_path) == alone
 
 
+# A script: ARGUMENTS OF upernet-zoo. The first process is late with what it says at the end.
+LATE = """
+import sys, time
+from upernet_zoo.cli.main import main
+from upernet_zoo.failures import Failures
+
+report = Failures.report
+Failures.report = lambda self, count: time.sleep(4) or report(self, count)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_late_first_process_is_not_ended_by_the_others_failures(pictures, tmp_path):
+    """torchrun ends all processes as soon as one has failed."""
+    script = tmp_path / "late.py"
+    script.write_text(LATE)
+    command = [*launched(2)[:-3], str(script), "predict", "demo", str(pictures), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 1 and "14 of 15" in done.stdout
+    assert "upernet-zoo: 1 of 15 pictures failed:\n" in done.stderr
+
+
 def test_killed_and_started_again(pictures, alone, tmp_path):
     """Two processes are killed when some pictures are done; those are not run again, and all is as if nothing had been."""
     out, script = tmp_path / "out", tmp_path / "watched.py"

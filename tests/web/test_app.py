@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import requests
 from PIL import Image
 from support.browser import ARGUMENTS, executable, new_page
 from support.fixture import FIXTURES, ROOT
+from support.waiting import until
 
 from upernet_zoo import Segmenter
 from upernet_zoo.demo import scenes
@@ -212,9 +215,17 @@ def test_a_broken_file_is_told_and_leaves_no_result(page, tmp_path):
 def test_weights_that_cannot_be_had(page, server):
     give(page, PHOTOS[0])
     name = "upernet_r101_769x769_80k_cityscapes"
-    page.locator("#uz-model input").click()
-    page.keyboard.type("r101_769x769_80k")
-    page.wait_for_function("document.querySelectorAll('[role=option]').length === 1")  # the list follows the keys, not at once
+    field, options = page.locator("#uz-model input"), page.get_by_role("option")
+    field.click()
+
+    def narrowed():
+        """The list follows the keys, not at once; and it is whole again when the page's list of models comes later."""
+        field.press("ControlOrMeta+a")
+        page.keyboard.type("r101_769x769_80k")
+        page.wait_for_timeout(500)
+        return options.count() == 1
+
+    until(narrowed)
     page.get_by_role("option", name=name).click()
     page.wait_for_function("document.querySelector('#uz-facts').textContent.includes('published mIoU 80.10 %')")
     page.click("#uz-run")
@@ -252,6 +263,15 @@ def test_it_fits_and_can_be_read(server, browser, width, scheme):
         page.wait_for_function("document.querySelector('.uz-stage').getBoundingClientRect().top < window.innerHeight")
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 2.0])
+def test_it_may_end_while_it_starts(tmp_path, seconds):
+    """torch is imported meanwhile, in a thread of its own."""
+    pytest.importorskip("gradio")
+    running = Server(tmp_path)
+    time.sleep(seconds)
+    assert not running.end()
+
+
 def test_no_other_file_is_served(server):
     own = next(server.temporary.glob("upernet_zoo_app_*"))
     example = own / "drawn_street_1.png"
@@ -280,9 +300,10 @@ def asked(server, picture, model="demo"):
     config = requests.get(f"{server.url}/config").json()
     button = next(one["id"] for one in config["components"] if one["props"].get("elem_id") == "uz-run")
     number = next(one["id"] for one in config["dependencies"] if [button, "click"] in one["targets"])
-    data = {"data": [picture, model, [1.0], False], "fn_index": number, "session_hash": "visitor"}
+    visitor = uuid.uuid4().hex
+    data = {"data": [picture, model, [1.0], False], "fn_index": number, "session_hash": visitor}
     assert requests.post(f"{server.url}/gradio_api/queue/join", json=data).ok
-    with requests.get(f"{server.url}/gradio_api/queue/data", params={"session_hash": "visitor"}, stream=True, timeout=300) as lines:
+    with requests.get(f"{server.url}/gradio_api/queue/data", params={"session_hash": visitor}, stream=True, timeout=300) as lines:
         return next(line for line in lines.iter_lines(decode_unicode=True) if "process_completed" in line)
 
 

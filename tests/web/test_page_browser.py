@@ -117,11 +117,12 @@ def test_columns_sort_both_ways_with_what_is_missing_last(visit):
 
 def test_the_lines_of_a_row_are_copied(visit):
     page = visit(permissions=["clipboard-read", "clipboard-write"])
-    button = page.get_by_role("button", name=f"Copy the Python lines of {MAE}").first
-    button.click()
-    page.wait_for_function(
-        "label => document.querySelector(`[aria-label='${label}']`).textContent === 'Copied'", arg=f"Copy the Python lines of {MAE}"
-    )
+    page.evaluate("() => { window.setTimeout = (then) => { window.later = then; }; }")  # the label lasts until it has been seen
+    page.get_by_role("button", name=f"Copy the Python lines of {MAE}").first.click()
+    shown = "([label, text]) => document.querySelector(`[aria-label='${label}']`).textContent === text"
+    page.wait_for_function(shown, arg=[f"Copy the Python lines of {MAE}", "Copied"])
+    page.evaluate("later()")
+    page.wait_for_function(shown, arg=[f"Copy the Python lines of {MAE}", "Copy"])
     assert page.evaluate("navigator.clipboard.readText()") == zoo.snippet(MAE)
     page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')); }")  # the older way
     page.get_by_role("button", name="Copy the install command").click()

@@ -10,12 +10,14 @@ import sys
 import tempfile
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
 from support.fixture import NAMES, Fixture
 from support.servers import Server
 from support.stand_in import DATA, DIGEST, FILE, OTHER, PATH, clear_environment, listing, make_entry, process_environment
+from support.waiting import until
 
 import upernet_zoo
 from upernet_zoo import errors, factory, files, reference
@@ -249,6 +251,24 @@ def test_whoever_works_is_waited_for(monkeypatch):
         waiting.start()
         time.sleep(5.0)
         order.append("first")
+    waiting.join()
+    assert order == ["first", "done"]
+
+
+def test_a_pause_of_the_waiter_is_no_silence_of_the_holder(monkeypatch):
+    """As of a machine that stands still: ten seconds pass between two looks."""
+    looks = []
+    clock = types.SimpleNamespace(monotonic=lambda: looks.append(None) or 10.0 * len(looks), sleep=time.sleep)
+    monkeypatch.setattr(locks, "_BEAT", 0.1)
+    order = []
+    with cache.lock("file"):
+        waiting = threading.Thread(target=lambda: order.append(_with_lock("file")))
+        with monkeypatch.context() as patch:
+            patch.setattr(locks, "QUIET", 9.0)
+            patch.setattr(locks, "time", clock)
+            waiting.start()
+            until(lambda: len(looks) > 50 or not waiting.is_alive())
+            order.append("first")
     waiting.join()
     assert order == ["first", "done"]
 

@@ -46,11 +46,14 @@ def serve(
         import uvicorn  # isort: skip  # Gradio brings it; without Gradio, `app` says what to install
 
         served = app.application(studio, Path(folder))
-        threading.Thread(target=studio.warm_up, daemon=True).start()  # torch takes seconds to import, while the visitor looks around
-        say(f"The page is at http://{_shown_host(host)}:{listener.getsockname()[1]} (Ctrl+C ends it)")
+        warming = threading.Thread(target=studio.warm_up, daemon=True)  # torch takes seconds to import, while the visitor looks around
         server = uvicorn.Server(uvicorn.Config(served, log_level="warning", timeout_graceful_shutdown=2))
         with contextlib.suppress(KeyboardInterrupt):
+            warming.start()
+            say(f"The page is at http://{_shown_host(host)}:{listener.getsockname()[1]} (Ctrl+C ends it)")
             server.run(sockets=[listener])
+        if warming.ident is not None:
+            warming.join()  # the interpreter would abort as it ends, with a thread that imports torch
 
 
 @contextlib.contextmanager

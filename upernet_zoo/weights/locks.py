@@ -96,8 +96,8 @@ def _open(path: Path) -> int:
 def _take(path: Path, descriptor: int) -> Path | None:
     """Wait for a lock as long as its holder shows life; returns the claim, where one was made."""
     claim = beside(path, ".claim")
-    started = changed = time.monotonic()
-    last, told = None, False
+    started = seen = time.monotonic()
+    last, quiet, told = None, 0.0, False
     while True:
         had = _try_flock(descriptor)
         if had is None:
@@ -107,9 +107,10 @@ def _take(path: Path, descriptor: int) -> Path | None:
         elif had:
             return None
         now, sign = time.monotonic(), os.fstat(descriptor).st_mtime_ns
-        if sign != last:
-            last, changed = sign, now
-        elif now - changed > QUIET:
+        # a pause of this process is none of the holder's silence: the whole machine may have stood still
+        quiet = quiet + min(now - seen, 4 * _POLL) if sign == last else 0.0
+        last, seen = sign, now
+        if quiet > QUIET:
             _logger.warning("%s: whoever holds this lock shows no life; going on without it.", path)
             with contextlib.suppress(OSError):
                 claim.unlink()  # of a process that was killed; where another's claim goes, work is done twice and no more
