@@ -5,10 +5,11 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch reads it: two processes share two cores
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from support import packages
 from support.browser import chromium
-from support.fixture import NAMES, ROOT, Fixture
+from support.fixture import NAMES, ROOT, Fixture, shared_folder
 
 from upernet_zoo.weights import connect
 
@@ -74,8 +75,10 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
-    """A folder with the sdist and the wheel."""
-    return packages.build(tmp_path_factory.mktemp("dist"))
+    """A folder with the sdist and the wheel, built once for all processes of a test run: two builds are in each other's way."""
+    folder = shared_folder(tmp_path_factory) / "dist"
+    with FileLock(f"{folder}.lock"):
+        return folder if any(folder.glob("*.whl")) else packages.build(folder)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 from PIL import Image
-from support.fixture import FIXTURES
+from support.fixture import FIXTURES, shared_folder
 from support.models import small_config
 from support.toy_backbone import ToyConfig
 
@@ -26,8 +26,7 @@ SLIDE = {"mode": "slide", "crop": (160, 192), "stride": (107, 128)}
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     """A cache with the graph of the demo model, exported once for all processes of a test run."""
-    own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "onnx_backend"
+    folder = shared_folder(tmp_path_factory) / "onnx_backend"
     onnx_backend.OnnxNetwork(uz.create_model("demo"), folder)
     return folder
 

@@ -37,7 +37,7 @@ def npm(folder, *packages):
     """Install packages of npm's registry, or those of the folder's package.json."""
     if shutil.which("npm") is None:
         pytest.skip("needs npm")
-    quiet = ["--no-audit", "--no-fund", "--ignore-scripts", "--no-update-notifier"]
+    quiet = ["--no-audit", "--no-fund", "--ignore-scripts", "--no-update-notifier", "--fetch-retries=5"]
     done = subprocess.run(["npm", "install", *quiet, *packages], cwd=folder, capture_output=True, text=True)
     if re.search(r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT", done.stderr):
         pytest.skip("needs the registry of npm")

@@ -45,9 +45,9 @@ def unreachable(tmp_path_factory):
     with nobody() as url:
         keep = environment(url, tmp_path_factory.mktemp("hf_home"))
         started = subprocess.Popen([sys.executable, "-c", code], env=keep, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    yield started
-    started.kill()
-    started.communicate()
+        yield started
+        started.kill()
+        started.communicate()
 
 
 @pytest.fixture(scope="module")

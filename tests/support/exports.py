@@ -1,19 +1,18 @@
 """The demo model as ONNX files, exported once for all processes of a test run, as it takes a while."""
 
-import os
-
 import pytest
 from filelock import FileLock
 
 import upernet_zoo as uz
 from upernet_zoo.interop import export
 
+from .fixture import shared_folder
+
 
 @pytest.fixture(scope="session")
 def demo_onnx(tmp_path_factory):
     """ "logits" or "labels" -> the path of the demo model, exported so."""
-    own = tmp_path_factory.getbasetemp()
-    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = shared_folder(tmp_path_factory)
 
     def exported(kind):
         path = folder / f"demo_{kind}.onnx"

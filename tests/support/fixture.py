@@ -1,12 +1,19 @@
 """The small checkpoints in tests/fixtures."""
 
 import json
+import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
 NAMES = sorted(p.parent.name for p in FIXTURES.glob("*/expected.json"))
 FAMILY = sorted(f"family/{p.parent.name}" for p in FIXTURES.glob("family/*/expected.json"))  # other backbones than ResNet-50 and 101
+
+
+def shared_folder(tmp_path_factory):
+    """A folder for what is made once for all processes of a test run, under a lock."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 class Fixture:

@@ -90,7 +90,7 @@ class Server(Running):
         self.faults: dict[str, list[Fault]] = {}
         self.always: dict[str, Fault] = {}
         self.requests: list[Request] = []
-        self.sent = 0  # bytes of bodies
+        self.sent = 0  # bytes of bodies, with the piece in which a client went away
         self.rate = rate
         self.heed_if_range = True
         self.guard = threading.Lock()
@@ -174,10 +174,10 @@ class _Handler(BaseHTTPRequestHandler):
             if fault.pause and position < fault.pause[0] <= end:
                 end = fault.pause[0]
             piece = data[position:end]
+            with self.server.guard:  # before the client has it, who may look at once
+                self.server.sent += len(piece)
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if fault.chunked else piece)
             position += len(piece)
-            with self.server.guard:
-                self.server.sent += len(piece)
             if fault.pause and position == fault.pause[0]:
                 time.sleep(fault.pause[1])
             if fault.trickle:
@@ -190,11 +190,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def nobody():
-    """URL of a port on which nobody listens."""
-    server = Server()
-    url = server.url
-    server.server_close()
-    yield url
+    """URL of a port on which nobody listens, nor will: it is taken."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 _OPENSSL = """

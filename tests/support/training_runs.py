@@ -124,10 +124,10 @@ def fatal_sample(*_):
 
 
 def kill_worker():
-    """Without looking whether it has ended, which would reap it; by the end of the pause the parent has been told."""
+    """And wait until it has ended, without reaping it, as torch does that."""
     (child,) = multiprocessing.active_children()
     os.kill(child.pid, signal.SIGKILL)
-    time.sleep(0.3)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
 
 
 def dead_within_step(step):
@@ -179,6 +179,7 @@ def dead_while_sending(step):
 
 def dead_worker(root, folder, where):
     """Prints what the library says of it; then the same call goes on without processes."""
+    multiprocessing.set_start_method("fork")  # what is changed below is changed in the process too
     training, validation = open_splits("folder", root)
     settings = TrainingSettings(steps=6, batch_size=2, crop=(48, 48), lr=0.02, evaluate_every=6)
     options = {"save_every": 0.0, "progress": False}

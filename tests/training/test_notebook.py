@@ -14,7 +14,7 @@ def printed(cell):
 def test_the_example_runs_from_top_to_bottom():
     kept = nbformat.read(PATH, 4)
     notebook = nbformat.read(PATH, 4)
-    NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=900, startup_timeout=600, kernel_name="python3").execute()
     for cell, stored in zip(notebook.cells, kept.cells):
         if cell.cell_type == "code":
             assert bool(stored.outputs) == bool(cell.outputs), cell.source  # stored as executed

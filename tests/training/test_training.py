@@ -555,7 +555,7 @@ class Broken(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize(("first", "error"), [(2, RuntimeError), (1, ConnectionResetError)])
 def test_an_error_of_a_worker_that_lives_is_no_death(first, error):
-    loader = torch.utils.data.DataLoader(Broken(), sampler=[first], num_workers=1)
+    loader = torch.utils.data.DataLoader(Broken(), sampler=[first], num_workers=1, multiprocessing_context="fork")
     with pytest.raises(error, match="this position is broken|the server went away") as found:
         list(steady(loader))
     assert not isinstance(found.value, errors.WorkerError)

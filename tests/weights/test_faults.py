@@ -298,7 +298,7 @@ def _(case):
 
 @fault("trickle")
 def _(case):
-    lose_patience(case.environment)
+    lose_patience(case.environment, read_timeout=60.0)  # that no byte comes for a while is another fault
     case.always(trickle=(100, 0.1))
     case.fetch()
 
@@ -429,10 +429,17 @@ def _(case):
     case.fetch()
 
 
+def damage(path):
+    """Write other bytes, a second later: a file system may stamp what is written in one moment alike."""
+    later = path.stat().st_mtime_ns + 10**9
+    path.write_bytes(OTHER)
+    os.utime(path, ns=(later, later))
+
+
 @fault("cached file damaged")
 def _(case):
     path = case.fetch().path
-    path.write_bytes(OTHER)
+    damage(path)
     with pytest.warns(UserWarning, match="SHA-256 is not the expected one"):
         assert case.fetch().source == case.model.weights
     assert len(case.server.requests) == 2
@@ -441,7 +448,7 @@ def _(case):
 @fault("cached file damaged, no source")
 def _(case):
     path = case.fetch().path
-    path.write_bytes(OTHER)
+    damage(path)
     case.always(status=404)
     try:
         case.fetch()
