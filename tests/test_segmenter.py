@@ -248,9 +248,14 @@ def test_available_memory(tmp_path, monkeypatch):
     assert 0 < memory.available(torch.device("cpu")) <= most
     assert memory.available(torch.device("meta")) is None
     # a job in a scheduler's group that has a limit, version 2 and 1
-    for version, controllers, names in (
-        (2, "", ("memory.max", "memory.current")),
-        (1, "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")),
+    for version, controllers, names, cached in (
+        (2, "", ("memory.max", "memory.current"), "inactive_file 400\nactive_file 100\n"),
+        (
+            1,
+            "memory",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+            "inactive_file 7\nactive_file 0\ntotal_inactive_file 400\ntotal_active_file 100\n",
+        ),
     ):
         root = tmp_path / str(version)
         monkeypatch.setattr(memory, "_CGROUPS", root)
@@ -260,7 +265,7 @@ def test_available_memory(tmp_path, monkeypatch):
         (outer / "7").mkdir(parents=True)
         for name, value in zip(names, ("10000", "7000")):
             (outer / name).write_text(f"{value}\n")
-        (outer / "memory.stat").write_text("anon 6000\ninactive_file 400\nactive_file 100\nfile 900\n")
+        (outer / "memory.stat").write_text(f"anon 6000\n{cached}file 900\n")
         for name, value in zip(names, ("max", "7000")):
             (outer / "7" / name).write_text(f"{value}\n")
         assert memory.available(torch.device("cpu")) == 3500

@@ -102,6 +102,8 @@ def _containers() -> list[int]:
         if not controllers or "memory" in controllers.split(","):
             root = _CGROUPS / "memory" if controllers else _CGROUPS
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+            # the page cache of the group and those within, which can be taken back
+            caches = [("total_" if controllers else "") + kind for kind in ("active_file", "inactive_file")]
             inner = root / path.lstrip("/")
             for folder in (inner, *inner.parents):
                 if not folder.is_relative_to(root):
@@ -109,8 +111,7 @@ def _containers() -> list[int]:
                 try:
                     limit, used = (int((folder / name).read_text()) for name in names)  # "max" is no number: no limit
                     statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                    cached = sum(int(statistics.get(kind, 0)) for kind in ("active_file", "inactive_file"))  # gives way, as in MemAvailable
-                    found.append(limit - used + cached)
+                    found.append(limit - used + sum(int(statistics.get(name, 0)) for name in caches))
                 except (OSError, ValueError):
                     continue
     return found

@@ -130,6 +130,20 @@ def kill_worker():
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
 
 
+def dead_while_starting(*_):
+    """When it is given its first sample."""
+    put, parent = Queue.put, os.getpid()
+    calls = []
+
+    def fatal(self, *args, **kwargs):
+        calls.append(args)
+        put(self, *args, **kwargs)
+        if os.getpid() == parent and len(calls) == 1:
+            kill_worker()
+
+    Queue.put = fatal
+
+
 def dead_within_step(step):
     module = sys.modules["torch.optim.sgd"]
     update = module.sgd
@@ -185,7 +199,8 @@ def dead_worker(root, folder, where):
     options = {"save_every": 0.0, "progress": False}
     train(small_model(training.label_set), training, validation, folder / "whole", settings, workers=0, **options)
     whole = Crops.__getitem__
-    {"reading": fatal_sample, "updating": dead_within_step, "writing": dead_while_writing, "sending": dead_while_sending}[where](3)
+    deaths = {"starting": dead_while_starting, "reading": fatal_sample, "updating": dead_within_step, "writing": dead_while_writing}
+    (deaths | {"sending": dead_while_sending})[where](3)
     try:
         train(small_model(training.label_set), training, validation, folder / "died", settings, workers=1, **options)
     except WorkerError as error:

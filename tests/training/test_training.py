@@ -5,9 +5,11 @@ import copy
 import csv
 import dataclasses
 import json
+import multiprocessing
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 
@@ -534,7 +536,7 @@ def test_layers_learn_at_rates_of_their_own(root, tmp_path, monkeypatch):
     assert groups == [(pytest.approx(rate), decay) for rate in rates for decay in (None, 0.0)]
 
 
-@pytest.mark.parametrize("where", ["reading", "updating", "writing", "sending"])
+@pytest.mark.parametrize("where", ["starting", "reading", "updating", "writing", "sending"])
 def test_a_worker_that_dies_leaves_a_whole_state_and_says_what_to_do(root, tmp_path, where):
     """In a process of its own: torch raises what it says of a dead worker wherever the main thread is by then."""
     command = [sys.executable, str(ROOT / "tests" / "support" / "training_runs.py"), "died", str(root), str(tmp_path), where]
@@ -553,9 +555,51 @@ class Broken(torch.utils.data.Dataset):
         raise RuntimeError("this position is broken") if position == 2 else ConnectionResetError("the server went away")
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(("first", "error"), [(2, RuntimeError), (1, ConnectionResetError)])
-def test_an_error_of_a_worker_that_lives_is_no_death(first, error):
-    loader = torch.utils.data.DataLoader(Broken(), sampler=[first], num_workers=1, multiprocessing_context="fork")
+def test_an_error_of_a_worker_that_lives_is_no_death(first, error, workers):
+    context = "fork" if workers else None
+    loader = torch.utils.data.DataLoader(Broken(), sampler=[first], num_workers=workers, multiprocessing_context=context)
     with pytest.raises(error, match="this position is broken|the server went away") as found:
         list(steady(loader))
     assert not isinstance(found.value, errors.WorkerError)
+
+
+@pytest.fixture
+def handled():
+    """The signals of ended processes that a handler of the user's got."""
+    found = []
+    before = signal.signal(signal.SIGCHLD, lambda *args: found.append(args))
+    yield found
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_users_own_handler_gets_its_signals(handled, workers):
+    handler, others = signal.getsignal(signal.SIGCHLD), multiprocessing.active_children()
+    context = "fork" if workers else None
+    loader = torch.utils.data.DataLoader(range(20), num_workers=workers, multiprocessing_context=context)
+    with contextlib.closing(steady(loader)) as left:
+        next(left)
+        handled.clear()
+        subprocess.run([sys.executable, "-c", ""], check=True)
+        assert bool(handled) == (workers == 0)
+        next(left)
+        assert handled
+        handled.clear()
+        subprocess.run([sys.executable, "-c", ""], check=True)
+    assert handled
+    assert signal.getsignal(signal.SIGCHLD) == handler and set(multiprocessing.active_children()) <= set(others)
+
+
+def test_a_step_that_fails_after_a_death_says_its_own_error_alone(monkeypatch):
+    said, others = [], multiprocessing.active_children()
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    loader = torch.utils.data.DataLoader(range(100), num_workers=2, multiprocessing_context="fork")
+    with pytest.raises(ArithmeticError, match="diverged"), contextlib.closing(steady(loader)) as left:
+        next(left)
+        child = next(one for one in multiprocessing.active_children() if one not in others)
+        os.kill(child.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        raise ArithmeticError("diverged")
+    assert not said and set(multiprocessing.active_children()) <= set(others)

@@ -53,7 +53,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         print(f"wrote {out}")
         if result.failures:
             print("upernet-zoo:", result.failure_report(), file=sys.stderr)
-            return 1  # the first process alone, which has written all: torchrun ends the others of one that fails
+            return 1  # the first process alone: when one fails, torchrun ends the others, and the first may not have written all
     return 0
 
 

@@ -104,7 +104,7 @@ def _predict(args: argparse.Namespace) -> int:
         failures = _run_all(segmenter, found, args)
     if failures and is_first_process():
         print("upernet-zoo:", failures.report(len(found)), file=sys.stderr)
-        return 1  # the first process alone: torchrun ends the others of one that fails, and they might have no more to say
+        return 1  # the first process alone: when one fails, torchrun ends the others, and the first may not have printed this
     return 0
 
 

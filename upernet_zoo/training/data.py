@@ -193,7 +193,7 @@ def batches(
         workers: processes that make the crops; 0: this one.
 
     Raises:
-        WorkerError: one of those processes died; the message is the cause alone.
+        WorkerError: one of those processes died, while batches are read; the message is the cause alone.
     """
     size = crops.settings.batch_size
     share = size // processes

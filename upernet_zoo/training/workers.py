@@ -17,73 +17,88 @@ __all__ = ["steady"]
 
 
 def steady(loader: DataLoader) -> Generator[Any, None, None]:
-    """The loader's batches; that a process of its died is said between two of them, when the others have ended too.
+    """The loader's batches. If a worker process dies, this is raised between two batches, after the other workers have ended.
 
-    torch's handler of SIGCHLD raises what it says of a dead process wherever the main thread is by then. Within a step that leaves some
-    weights new and others old, and within a write no file. So it is kept waiting until the next batch is asked for.
+    torch's handler of SIGCHLD raises what it says of a dead worker wherever the main thread is by then. Raised within a step, it would
+    leave some weights new and others old; raised within a write, no file. So it waits until the next batch is asked for. One loader at
+    a time is read so.
 
     Raises:
-        WorkerError: a process died; the message is the cause alone.
+        WorkerError: a worker process died; the message is the cause alone.
     """
-    batches = iter(loader)
+    if not loader.num_workers:
+        yield from loader
+        return
     with _Deaths() as deaths:
-        while True:
-            try:
-                with deaths.told():
-                    batch = next(batches)
-            except StopIteration:
-                return
-            except (RuntimeError, ConnectionError, EOFError) as error:
-                if not _is_death(error):
-                    raise
-                cause = next(iter(str(error).splitlines()), type(error).__name__)
-                break
-            yield batch
-        del batches  # its last reference: ends and awaits the other processes, so that nothing is said of them later
+        batches = None
+        try:
+            while True:
+                try:
+                    with deaths.told():
+                        batches = iter(loader) if batches is None else batches
+                        batch = next(batches)
+                except StopIteration:
+                    return
+                except (RuntimeError, ConnectionError, EOFError) as error:
+                    if not _is_death(error):
+                        raise
+                    cause = next(iter(str(error).splitlines()), type(error).__name__)
+                    break
+                yield batch
+        finally:
+            del batches  # the last reference: this ends the other workers and waits for them, so that nothing is said of them later
     raise WorkerError(cause)
 
 
 def _is_death(error: Exception) -> bool:
-    """Whether torch says that a process died, or what it was sending has no end; and not what a living one raised."""
+    """Whether the error means that a worker died, and not that a living one raised it."""
     text = str(error)
     if "in DataLoader worker process" in text:
         return False
-    return not isinstance(error, RuntimeError) or re.search(r"DataLoader worker \(pid", text) is not None
+    # other errors than torch's own are of what a worker was sending, which has no end
+    return not isinstance(error, RuntimeError) or re.search(r"DataLoader worker \(pid|Pin memory thread exited", text) is not None
 
 
 class _Deaths:
-    """Lets torch's handler of SIGCHLD, or whichever is there, hear of ended processes only where it may raise."""
+    """Keeps signals of ended processes from the handler of SIGCHLD, torch's or another, until it may raise.
+
+    Those that come meanwhile are one, which the handler gets at the next `told`, or at the end.
+    """
 
     def __init__(self) -> None:
-        self.listening = False
-        self.missed: tuple[Any, ...] | None = None
         # Windows has no such signal, and no thread but the main one may set a handler or is interrupted by one
-        settable = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
-        self.handler: Any = signal.getsignal(signal.SIGCHLD) if settable else None
+        self.settable = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+        self.handler: Any = None
+        self.missed: tuple[Any, ...] | None = None
 
     def __enter__(self) -> _Deaths:
-        if callable(self.handler):
-            signal.signal(signal.SIGCHLD, self._hear)
+        self._keep()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if callable(self.handler):
-            signal.signal(signal.SIGCHLD, self.handler)
-
-    def _hear(self, *args: Any) -> None:
-        if self.listening:
-            self.handler(*args)
-        else:
-            self.missed = args
+        self._let()
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
-        """Tell what was missed, and what happens meanwhile."""
-        self.listening = True
+        """Let the handler have what it missed, and what comes meanwhile; it may also be set."""
         try:
-            if self.missed:
-                missed, self.missed = self.missed, None
-                self.handler(*missed)
+            self._let()
             yield
         finally:
-            self.listening = False
+            self._keep()
+
+    def _keep(self) -> None:
+        handler = signal.getsignal(signal.SIGCHLD) if self.settable else None
+        if callable(handler) and handler != self._note:
+            self.handler = handler
+            signal.signal(signal.SIGCHLD, self._note)
+
+    def _let(self) -> None:
+        if self.handler is not None:
+            signal.signal(signal.SIGCHLD, self.handler)
+            missed, self.missed = self.missed, None
+            if missed:
+                self.handler(*missed)
+
+    def _note(self, *args: Any) -> None:
+        self.missed = args

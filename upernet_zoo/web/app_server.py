@@ -52,8 +52,9 @@ def serve(
             warming.start()
             say(f"The page is at http://{_shown_host(host)}:{listener.getsockname()[1]} (Ctrl+C ends it)")
             server.run(sockets=[listener])
-        if warming.ident is not None:
-            warming.join()  # the interpreter would abort as it ends, with a thread that imports torch
+        while warming.is_alive():  # the interpreter aborts where it ends while another thread imports torch
+            with contextlib.suppress(KeyboardInterrupt):
+                warming.join()
 
 
 @contextlib.contextmanager

@@ -107,7 +107,7 @@ def _take(path: Path, descriptor: int) -> Path | None:
         elif had:
             return None
         now, sign = time.monotonic(), os.fstat(descriptor).st_mtime_ns
-        # a pause of this process is none of the holder's silence: the whole machine may have stood still
+        # a pause of this process does not count as silence of the holder: the whole machine may have stood still
         quiet = quiet + min(now - seen, 4 * _POLL) if sign == last else 0.0
         last, seen = sign, now
         if quiet > QUIET:
