@@ -52,6 +52,13 @@ def lose_patience(monkeypatch, **more):
     monkeypatch.setattr(download, "SETTINGS", dataclasses.replace(download.SETTINGS, **changes))
 
 
+def rewrite(path, content):
+    """Write other content, a second later: a file system may stamp what is written in one moment alike."""
+    later = path.stat().st_mtime_ns + 10**9
+    path.write_bytes(content)
+    os.utime(path, ns=(later, later))
+
+
 def listing(folder):
     return sorted(p.name for p in Path(folder).iterdir()) if Path(folder).is_dir() else []
 

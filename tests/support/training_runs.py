@@ -47,7 +47,7 @@ def killed_after_step(step):
     loop._Run._keep = lambda self: (keep(self), self.progress.step == step and die())
 
 
-def killed_within_step(step):
+def within_step(step, death):
     """When the first group of weights has been updated, and the others have not."""
     module = sys.modules["torch.optim.sgd"]
     update = module.sgd
@@ -57,9 +57,13 @@ def killed_within_step(step):
         update(*args, **kwargs)
         calls.append(args)
         if len(calls) == 4 * step - 3:  # a call for each of four groups
-            die()
+            death()
 
     module.sgd = half
+
+
+def killed_within_step(step):
+    within_step(step, die)
 
 
 def killed_while_writing(step):
@@ -145,17 +149,7 @@ def dead_while_starting(*_):
 
 
 def dead_within_step(step):
-    module = sys.modules["torch.optim.sgd"]
-    update = module.sgd
-    calls = []
-
-    def half(*args, **kwargs):
-        update(*args, **kwargs)
-        calls.append(args)
-        if len(calls) == 4 * step - 3:  # a call for each of four groups
-            kill_worker()
-
-    module.sgd = half
+    within_step(step, kill_worker)
 
 
 def dead_while_writing(step):

@@ -154,12 +154,26 @@ def test_compressed_answer(server, partial):
 # waiting
 
 
-def test_retry_after_as_a_date(server, partial):
+def noted_waits(monkeypatch, sleep):
+    """The seconds that this thread sleeps, and not the server's; `sleep` is done in place of it."""
+    waits, own = [], threading.get_ident()
+
+    def noted(seconds):
+        if threading.get_ident() == own:
+            waits.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", noted)
+    return waits
+
+
+def test_retry_after_as_a_date(server, partial, monkeypatch):
+    waits = noted_waits(monkeypatch, time.sleep)
     when = email.utils.formatdate(time.time() + 2, usegmt=True)
     server.faults[PATH] = [Fault(status=503, headers={"Retry-After": when})]
     assert bring(server, partial).sha256 == DIGEST
     assert email.utils.parsedate_to_datetime(when).timestamp() - 0.05 <= time.time()
-    assert [request.status for request in server.requests] == [503, 200]
+    assert [request.status for request in server.requests] == [503, 200] and len(waits) == 1 and waits[0] <= 2
 
 
 @given(st.integers(0, 10**9))
@@ -174,9 +188,7 @@ def test_retry_after_that_is_none(value):
 
 
 def test_waits_double_up_to_the_longest(server, partial, monkeypatch):
-    waits = []
-    own = threading.get_ident()  # the server's threads sleep too
-    monkeypatch.setattr(time, "sleep", lambda seconds: waits.append(seconds) if threading.get_ident() == own else None)
+    waits = noted_waits(monkeypatch, lambda seconds: None)
     server.always[PATH] = Fault(status=500, body=b"x")
     with pytest.raises(errors.DownloadError, match="after 6 attempts"):
         bring(server, partial, settings=patient(attempts=6, backoff=1.0, longest_wait=5.0))

@@ -27,6 +27,7 @@ from support.stand_in import (
     lose_patience,
     make_entry,
     process_environment,
+    rewrite,
 )
 
 from upernet_zoo import errors
@@ -429,17 +430,10 @@ def _(case):
     case.fetch()
 
 
-def damage(path):
-    """Write other bytes, a second later: a file system may stamp what is written in one moment alike."""
-    later = path.stat().st_mtime_ns + 10**9
-    path.write_bytes(OTHER)
-    os.utime(path, ns=(later, later))
-
-
 @fault("cached file damaged")
 def _(case):
     path = case.fetch().path
-    damage(path)
+    rewrite(path, OTHER)
     with pytest.warns(UserWarning, match="SHA-256 is not the expected one"):
         assert case.fetch().source == case.model.weights
     assert len(case.server.requests) == 2
@@ -448,7 +442,7 @@ def _(case):
 @fault("cached file damaged, no source")
 def _(case):
     path = case.fetch().path
-    damage(path)
+    rewrite(path, OTHER)
     case.always(status=404)
     try:
         case.fetch()

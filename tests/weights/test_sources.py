@@ -19,7 +19,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.servers import Fault, Server, nobody
-from support.stand_in import DATA, DIGEST, FILE, OTHER, PATH, ROOT, clear_environment, command, listing, make_entry, process_environment
+from support.stand_in import (
+    DATA,
+    DIGEST,
+    FILE,
+    OTHER,
+    PATH,
+    ROOT,
+    clear_environment,
+    command,
+    listing,
+    make_entry,
+    process_environment,
+    rewrite,
+)
 from support.waiting import until
 
 from upernet_zoo import errors, files, index
@@ -249,9 +262,7 @@ def test_plan(server, tmp_path, monkeypatch, kept):
     assert not server.requests and not kept.exists()
     path = fetch(model, mirrors=[tmp_path / "mirror"]).path
     assert sources.plan(model)[0].state_text == "verified (262 kB)"
-    later = path.stat().st_mtime_ns + 10**9
-    path.write_bytes(OTHER)
-    os.utime(path, ns=(later, later))  # a file system may stamp what is written in one moment alike
+    rewrite(path, OTHER)
     assert sources.plan(model)[0].state_text == "damaged (changed since it was verified)"
     path.write_bytes(DATA[:1000])
     assert sources.plan(model)[0].state_text == f"damaged (1000 bytes instead of {len(DATA)})"

@@ -35,7 +35,8 @@ def steady(loader: DataLoader) -> Generator[Any, None, None]:
             while True:
                 try:
                     with deaths.told():
-                        batches = iter(loader) if batches is None else batches
+                        if batches is None:
+                            batches = iter(loader)
                         batch = next(batches)
                 except StopIteration:
                     return
